@@ -1,0 +1,1 @@
+"""What goes beside a converted network: class names and palettes, and the demo networks with their scenes."""

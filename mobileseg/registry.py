@@ -1,0 +1,98 @@
+"""What exists: architectures, targets, precisions. One line here per new file; nothing heavy is imported until it is used."""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from mobileseg.errors import unknown_option
+from mobileseg.types import Preprocessing
+
+if TYPE_CHECKING:
+    from mobileseg.types import Variant
+
+# Architecture name -> module with `VARIANTS: tuple[Variant, ...]`. Third parties add theirs by the entry point group of the same name.
+ARCHITECTURES = {
+    "enet": "mobileseg.architectures.enet",
+    "erfnet": "mobileseg.architectures.erfnet",
+    "espnet": "mobileseg.architectures.espnet",
+    "espnetv2": "mobileseg.architectures.espnetv2",
+    "segnet": "mobileseg.architectures.segnet",
+}
+ENTRY_POINTS = "mobileseg.architectures"
+
+# Target name -> module with `TARGET: mobileseg.converters.target.Target`.
+TARGETS = {
+    "tflite": "mobileseg.converters.tflite",
+    "onnx": "mobileseg.converters.onnx",
+}
+
+PRECISIONS = {
+    "fp32": "weights and activations in 32-bit floating point",
+    "fp16": "weights in 16-bit floating point; activations in 16 bit where the runtime computes so",
+    "int8": "weights and activations in 8-bit integers, ranges from calibration pictures",
+}
+
+PREPROCESSINGS = {
+    p.name: p
+    for p in (
+        Preprocessing("unit"),
+        Preprocessing("imagenet", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        Preprocessing(
+            "espnet-cityscapes",
+            channel_order="BGR",
+            scale=1.0,
+            mean=(72.3923111, 82.90893555, 73.15840149),
+            std=(45.3192215, 46.15289307, 44.91483307),
+            post_scale=255.0,
+        ),
+        Preprocessing(
+            "espnet-camvid",
+            channel_order="BGR",
+            scale=1.0,
+            mean=(110.33102643, 108.40886315, 105.03319369),
+            std=(72.12571015, 72.69074534, 69.90434816),
+            post_scale=255.0,
+        ),
+    )
+}
+
+
+def architecture_modules() -> dict[str, str]:
+    """Our architectures and those that installed packages announce, by name."""
+    found = dict(ARCHITECTURES)
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        found.setdefault(entry.name, entry.value)
+    return found
+
+
+def variants(architecture: str | None = None) -> tuple[Variant, ...]:
+    """All variants, or those of one architecture. Raises `OptionError` for an unknown name."""
+    modules = architecture_modules()
+    if architecture is not None and architecture not in modules:
+        raise unknown_option("architecture", architecture, modules)
+    chosen = modules if architecture is None else {architecture: modules[architecture]}
+    return tuple(v for path in chosen.values() for v in importlib.import_module(path).VARIANTS)
+
+
+def variant(architecture: str, name: str) -> Variant:
+    """One variant by name. Raises `OptionError` for an unknown name."""
+    known = {v.name: v for v in variants(architecture)}
+    if name not in known:
+        raise unknown_option(f"variant of {architecture}", name, known)
+    return known[name]
+
+
+def target(name: str) -> Any:
+    """The `Target` of that name. Raises `OptionError` for an unknown name."""
+    if name not in TARGETS:
+        raise unknown_option("target", name, [*TARGETS, "all"])
+    return importlib.import_module(TARGETS[name]).TARGET
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """A preprocessing by name. Raises `OptionError` for an unknown name."""
+    if name not in PREPROCESSINGS:
+        raise unknown_option("preprocessing", name, PREPROCESSINGS)
+    return PREPROCESSINGS[name]

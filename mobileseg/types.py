@@ -1,0 +1,189 @@
+"""The data that the parts of mobileseg hand one another: frozen dataclasses, no behaviour beyond arithmetic on their own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Size = tuple[int, int]
+"""Height, width in pixels."""
+
+Triple = tuple[float, float, float]
+ChannelOrder = Literal["RGB", "BGR"]
+Head = Literal["logits", "softmax", "argmax"]
+StateDict = Mapping[str, "Tensor"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the authors fed their network: ``((pixel / scale) - mean) / std / post_scale``, pixel in 0..255.
+
+    ``mean`` and ``std`` stand in the network's own ``channel_order``.
+    """
+
+    name: str
+    channel_order: ChannelOrder = "RGB"
+    scale: float = 255.0
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+    post_scale: float = 1.0
+
+    def affine(self) -> tuple[Triple, Triple]:
+        """Gain and offset per network channel, so that ``x = pixel * gain + offset``; computed in float64."""
+        gain = tuple(1.0 / (self.scale * s * self.post_scale) for s in self.std)
+        offset = tuple(-m / (s * self.post_scale) for m, s in zip(self.mean, self.std, strict=True))
+        return (gain[0], gain[1], gain[2]), (offset[0], offset[1], offset[2])
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names and colours of a network's outputs. ``palette``: one RGB triple (0..255) a class; ``void``: the class that is no class."""
+
+    dataset: str
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    void: int | None = None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a checkpoint's keys cannot tell, what was assumed, and the option that says otherwise."""
+
+    message: str
+    option: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One trained layout of one architecture: what `registry` lists and `checkpoint` recognises.
+
+    ``infer`` reads the hyperparameters (``num_classes`` always among them) from a state dict's keys and shapes and
+    returns None when the layout's tell-tale keys are absent. ``build`` makes the network for them: an `nn.Module` taking
+    ``(N, 3, H, W) float32`` and returning logits ``(N, num_classes, H', W') float32``, whose own keys are those of the checkpoint
+    (or of ``rename`` applied to it). ``twin_of`` names a variant whose keys are identical, which is then the one assumed.
+    """
+
+    architecture: str
+    name: str
+    summary: str
+    source: str
+    infer: Callable[[StateDict], dict[str, Any] | None]
+    build: Callable[..., nn.Module]
+    preprocessing: Callable[[int], str] = lambda num_classes: "unit"
+    size_multiple: int = 1
+    min_size: int = 32
+    default_size: Callable[[int], Size] | None = None
+    twin_of: str | None = None
+    notices: tuple[Notice, ...] = ()
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded network and what was inferred of it.
+
+    ``network``: eval mode, ``(N, 3, H, W) float32`` preprocessed pictures in, logits ``(N, C, H', W') float32`` out.
+    ``sha256`` is of the file; ``size`` is the size it was trained at, where known.
+    """
+
+    network: nn.Module
+    architecture: str
+    variant: str
+    num_classes: int
+    hyperparameters: Mapping[str, Any]
+    preprocessing: Preprocessing
+    classes: Classes
+    size: Size
+    size_multiple: int
+    min_size: int
+    parameters: int
+    sha256: str
+    path: Path
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What one pass did to a graph. ``exact``: ``"bit-exact"`` or the tolerance; ``left``: nodes it refused, each with the reason."""
+
+    name: str
+    count: int
+    exact: str
+    why: str
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of an artifact. ``layout``: ``"NCHW"``, ``"NHWC"``, ``"NHW"``; ``range``: of an input's values."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    range: tuple[float, float] | None = None
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that a phone can run. ``metadata``: the JSON object embedded in it."""
+
+    path: Path
+    target: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One limit and the value it was held against. ``value`` is None where it was not measured, which is not a pass."""
+
+    name: str
+    limit: float
+    value: float | None
+    passed: bool
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """Limits asked for; None means not asked."""
+
+    min_agreement: float | None = None
+    min_sqnr_db: float | None = None
+    max_miou_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """Something that was not measured, and why; ``{"not_run": why}`` in a report."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class ConvertedArtifact:
+    """One row of a conversion's result. ``seconds``: per stage."""
+
+    artifact: Artifact
+    report: Mapping[str, Any]
+    report_path: Path | None
+    passed: bool
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    artifacts: Sequence[ConvertedArtifact]
+
+    @property
+    def passed(self) -> bool:
+        return all(a.passed for a in self.artifacts)

@@ -1,0 +1,1 @@
+"""Post-training quantization: calibration pictures and one quantizer per target."""
