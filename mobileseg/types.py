@@ -97,7 +97,6 @@ class Checkpoint:
     num_classes: int
     hyperparameters: Mapping[str, Any]
     preprocessing: Preprocessing
-    classes: Classes
     size: Size
     size_multiple: int
     min_size: int

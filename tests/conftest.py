@@ -1,0 +1,17 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real checkpoints and labelled pictures, which is not part of the repository."""
+    folder = Path(os.environ.get("MOBILESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not (folder / "checkpoints").is_dir():
+        pytest.skip("real checkpoints and pictures are not here (set MOBILESEG_SHARED to their folder)")
+    return folder
