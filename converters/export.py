@@ -1,0 +1,112 @@
+"""From a network to an ExportedProgram whose input is the camera's picture, and its rewriting for one target."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from mobileseg.converters.forms import forms_for
+from mobileseg.converters.passes import PASSES
+from mobileseg.errors import RewriteError
+from mobileseg.types import Rewrite
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule
+
+    from mobileseg.types import Head, Preprocessing, Size
+
+aten = torch.ops.aten
+
+
+class Deployed(nn.Module):
+    """The network as a phone calls it: an RGB picture (N, 3, H, W) float32 in 0..255 in, logits, probabilities or a class map out.
+
+    The preprocessing is one gain and one offset per channel, applied before the network's own padding, so that its padded borders see the
+    zeros they were trained with. A BGR network gets a 1x1 convolution that also exchanges the channels.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing | None, head: Head) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+        self.exchange = preprocessing is not None and preprocessing.channel_order == "BGR"
+        self.has_offset = False
+        if preprocessing is None:
+            self.gain = None
+            return
+        gain, offset = (torch.tensor(t, dtype=torch.float64) for t in preprocessing.affine())
+        if self.exchange:
+            self.register_buffer("gain", torch.diag(gain).flip(1)[:, :, None, None].float())
+            self.register_buffer("offset", offset.float())
+        else:
+            self.register_buffer("gain", gain[None, :, None, None].float())
+            self.register_buffer("offset", offset[None, :, None, None].float())
+            self.has_offset = bool((offset != 0).any())
+
+    def forward(self, picture: Tensor) -> Tensor:
+        x = picture
+        if self.gain is not None:
+            if self.exchange:
+                x = torch.nn.functional.conv2d(x, self.gain, self.offset)
+            else:
+                x = x * self.gain
+                x = x + self.offset if self.has_offset else x
+        logits = cast("Tensor", self.network(x))
+        if self.head == "softmax":
+            return torch.softmax(logits, dim=1)
+        if self.head == "argmax":
+            return torch.argmax(logits, dim=1).to(torch.int32)
+        return logits
+
+
+@dataclass(frozen=True)
+class RewrittenProgram:
+    """A program that one target can lower, and what was done to get there."""
+
+    program: ExportedProgram
+    rewrites: tuple[Rewrite, ...]
+
+
+def export(module: nn.Module, size: Size, *, batch: int = 1) -> ExportedProgram:
+    """Trace a module for pictures of one size into canonical form: functional ATen operators, no dropout, sizes as numbers.
+
+    Python-side size arithmetic and loops on sizes are resolved by tracing; in-place operators and dropout by the functional form.
+    Pooling, resizing and PReLU keep their own operators, which the passes look for.
+    """
+    picture = torch.zeros(batch, 3, *size)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(module.eval(), (picture,), strict=False).run_decompositions({})
+
+
+def rewrite(program: ExportedProgram, target: str, precision: str) -> RewrittenProgram:
+    """Run all passes in the forms that the target and precision want."""
+    module = cast("GraphModule", program.module(check_guards=False))
+    forms = forms_for(target, precision)
+    rewrites = []
+    for item in PASSES:
+        outcome = item.apply(module, forms)
+        rewrites.append(Rewrite(item.name, outcome.count, item.exact, item.why, outcome.left))
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inputs = cast("tuple[tuple[Tensor, ...], dict[str, Tensor]]", program.example_inputs)[0]
+        rewritten = torch.export.export(module, inputs, strict=False).run_decompositions({})
+    return RewrittenProgram(rewritten, tuple(rewrites))
+
+
+def refuse_what_is_left(rewritten: RewrittenProgram, forbidden: frozenset[str]) -> None:
+    """Raise `RewriteError` naming each node whose operator the target cannot run and each reason that a pass gave for leaving it."""
+    nodes = [n for n in rewritten.program.graph.nodes if n.op == "call_function" and str(n.target).split(".")[1] in forbidden]
+    if not nodes:
+        return
+    reasons = [reason for r in rewritten.rewrites for reason in r.left]
+    named = "; ".join(reasons) if reasons else ", ".join(f"{n.name} ({n.target})" for n in nodes)
+    raise RewriteError(f"This network cannot be rewritten exactly for the target: {named}. `mobileseg doctor CHECKPOINT` lists every operator it rewrites and leaves.")

@@ -1,0 +1,60 @@
+"""PReLU in the form that the backend runs fast.
+
+Before: x -> prelu(slopes)                         (one slope, or one per channel)
+After:  x -> leaky_relu(slope)                     one slope: the same function
+        x -> maximum(x, slopes * x)                form "maximum", all slopes <= 1 (negative ones too): x > 0 gives x >= a x, x < 0 gives a x >= x
+        x -> minimum(x, slopes * x)                form "maximum", all slopes >= 1
+        x -> prelu(slopes)                         form "native"
+
+Preconditions: constant slopes; for "maximum", finite x. Slopes on both sides of 1 stay as they are in form "maximum", by name.
+
+Exactness: bit-exact (each element is x or the one product a x, as in PReLU itself; zeros may differ in sign). TFLite needs the first form (litert-torch writes PReLU as
+RELU, SUB and two MULs otherwise: twice the time on ENet), int8 needs the second (no fast quantized PRELU).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from mobileseg.converters.passes.base import Outcome, Pass, add_constant, aten, constant, is_call, replace, value
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+
+    from mobileseg.converters.forms import Forms
+
+
+def _apply(module: GraphModule, forms: Forms) -> Outcome:
+    count, left = 0, []
+    for node in list(module.graph.nodes):
+        if not is_call(node, aten.prelu.default):
+            continue
+        x = cast("Node", node.args[0])
+        slopes = constant(module, node.args[1])
+        if slopes is None:
+            left.append(f"{node.name}: its slopes are computed, not constant")
+        elif slopes.numel() == 1:
+            slope = float(slopes)
+            replace(node, lambda x, a=slope: aten.leaky_relu.default(x, a), x)
+            count += 1
+        elif forms.prelu == "native":
+            continue
+        elif bool((slopes <= 1).all()) or bool((slopes >= 1).all()):
+            extreme = torch.maximum if bool((slopes <= 1).all()) else torch.minimum
+            shape = (1, -1) + (1,) * (value(x).ndim - 2)
+            a = add_constant(module, node, f"{node.name}_slopes", slopes.reshape(shape))
+            replace(node, lambda x, a, extreme=extreme: extreme(x, x * a), x, a)
+            count += 1
+        else:
+            left.append(f"{node.name}: its slopes lie on both sides of 1")
+    return Outcome(count, tuple(left))
+
+
+PASS = Pass(
+    name="rewrite_prelu",
+    exact="bit-exact",
+    why="one slope is a LEAKY_RELU; slopes per channel have no fast quantized kernel",
+    apply=_apply,
+)
