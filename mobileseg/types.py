@@ -52,10 +52,14 @@ class Classes:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a checkpoint's keys cannot tell, what was assumed, and the option that says otherwise."""
+    """Something that a checkpoint's keys cannot tell, what was assumed, and the option that says otherwise.
+
+    ``num_classes``: the class count for which alone it matters; None for any.
+    """
 
     message: str
     option: str
+    num_classes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""From a rewritten program to the bytes of an .onnx file.
+
+The bytes depend on the program, the options and the metadata alone: what the exporter and the simplifier note beside the graph (stack traces with
+paths of the machine, their settings) is taken off, and protobuf's maps are written in order.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mobileseg.converters.onnx import half
+from mobileseg.errors import MissingExtraError, MobilesegError, OptionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mobileseg.converters.export import RewrittenProgram
+    from mobileseg.converters.target import Lowering
+
+OUTPUT_NAMES = {"logits": "logits", "softmax": "probabilities", "argmax": "classes"}
+INPUT_NAME = "picture"
+METADATA_NAME = "mobileseg"
+
+OPSETS = range(13, 24)
+"""Operator set versions that can be asked for. The exporter writes 18 and later; for an earlier one its graph is converted."""
+
+DEFAULT_OPSET = 18
+"""The exporter's own, and known to every ONNX Runtime since 1.14 (2023)."""
+
+_TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
+
+
+def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
+    """Write the float32 or float16 .onnx at ``path``: ``picture`` (N, 3, H, W) float32 in; out, by the head, ``logits`` or ``probabilities``
+    (N, C, H', W') float32 or ``classes`` (N, H', W') int32. Option ``opset``: one of `OPSETS`.
+
+    Raises `OptionError` for another opset and `MissingExtraError` where onnx, onnxscript or onnxsim is not installed.
+    """
+    opset = opset_of(lowering.options)
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch.onnx imports it only when it exports
+        import onnxsim
+    except ImportError as error:
+        raise MissingExtraError("onnx", error.name or "onnx") from error
+    with _quiet():
+        model = _export(rewritten, OUTPUT_NAMES[lowering.head], opset)
+        model, _ = onnxsim.simplify(model)
+    written = {o.version for o in model.opset_import if o.domain == ""}
+    if written != {opset}:
+        raise OptionError(
+            f"This network cannot be written with ONNX opset {opset}: it needs {max(written)}. Leave --opset out, or say --opset {max(written)}."
+        )
+    if lowering.precision == "fp16":
+        model = half.to_half(model)
+    _finish(model, opset, lowering.metadata)
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def opset_of(options: Mapping[str, Any]) -> int:
+    """The option ``opset``, or the default. Raises `OptionError` for one outside `OPSETS`."""
+    opset = options.get("opset")
+    if opset is None:
+        return DEFAULT_OPSET
+    if not isinstance(opset, int) or opset not in OPSETS:
+        raise OptionError(
+            f"ONNX opset {opset} cannot be written. Expected a whole number from {OPSETS[0]} to {OPSETS[-1]}; "
+            f"without --opset it is {DEFAULT_OPSET}."
+        )
+    return opset
+
+
+def _export(rewritten: RewrittenProgram, output: str, opset: int) -> Any:
+    import torch
+
+    exported = torch.onnx.export(
+        rewritten.program,
+        dynamo=True,
+        opset_version=opset,
+        input_names=[INPUT_NAME],
+        output_names=[output],
+        external_data=False,
+        verbose=False,
+    )
+    if exported is None:
+        raise MobilesegError("torch.onnx.export returned no program.")
+    return exported.model_proto
+
+
+def _finish(model: Any, opset: int, metadata: Mapping[str, Any]) -> None:
+    """Take the tools' notes off, put ours on; `ir_version` is the oldest that has the opset, so that old runtimes read the file."""
+    from onnx import helper
+
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    graph.name = METADATA_NAME
+    model.producer_name = METADATA_NAME
+    model.ClearField("producer_version")
+    model.ClearField("domain")
+    model.ClearField("model_version")
+    model.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+    helper.set_model_props(model, {METADATA_NAME: json.dumps(metadata, sort_keys=True)})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's and the simplifier's warnings and log lines concern their own development."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
