@@ -16,7 +16,7 @@ from mobileseg.types import Rewrite
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
-    from torch.fx import GraphModule
+    from torch.fx import Node
 
     from mobileseg.types import Head, Preprocessing, Size
 
@@ -24,9 +24,11 @@ aten = torch.ops.aten
 
 
 class Deployed(nn.Module):
-    """The network as a phone calls it: an RGB picture (N, 3, H, W) float32 in 0..255 in, logits, probabilities or a class map out.
+    """The network as a phone calls it: an RGB picture (N, 3, H, W) float32 in 0..255 in, logits, probabilities or a
+    class map out.
 
-    The preprocessing is one gain and one offset per channel, applied before the network's own padding, so that its padded borders see the
+    The preprocessing is one gain and one offset per channel, applied before the network's own padding, so that its
+    padded borders see the
     zeros they were trained with. A BGR network gets a 1x1 convolution that also exchanges the channels.
     """
 
@@ -73,20 +75,23 @@ class RewrittenProgram:
 
 
 def export(module: nn.Module, size: Size, *, batch: int = 1) -> ExportedProgram:
-    """Trace a module for pictures of one size into canonical form: functional ATen operators, no dropout, sizes as numbers.
+    """Trace a module for pictures of one size into canonical form: functional ATen operators, no dropout, sizes as
+    numbers.
 
-    Python-side size arithmetic and loops on sizes are resolved by tracing; in-place operators and dropout by the functional form.
+    Python-side size arithmetic and loops on sizes are resolved by tracing; in-place operators and dropout by the
+    functional form.
     Pooling, resizing and PReLU keep their own operators, which the passes look for.
     """
     picture = torch.zeros(batch, 3, *size)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.export(module.eval(), (picture,), strict=False).run_decompositions({})
+        program: ExportedProgram = torch.export.export(module.eval(), (picture,), strict=False).run_decompositions({})
+        return program
 
 
 def rewrite(program: ExportedProgram, target: str, precision: str) -> RewrittenProgram:
     """Run all passes in the forms that the target and precision want."""
-    module = cast("GraphModule", program.module(check_guards=False))
+    module = program.module(check_guards=False)
     forms = forms_for(target, precision)
     rewrites = []
     for item in PASSES:
@@ -102,11 +107,20 @@ def rewrite(program: ExportedProgram, target: str, precision: str) -> RewrittenP
     return RewrittenProgram(rewritten, tuple(rewrites))
 
 
+def operator_name(node: Node) -> str | None:
+    """An ATen operator's bare name (``"conv2d"``); None for a node that calls none."""
+    return node.target._schema.name.split("::")[1] if isinstance(node.target, torch._ops.OpOverload) else None
+
+
 def refuse_what_is_left(rewritten: RewrittenProgram, forbidden: frozenset[str]) -> None:
-    """Raise `RewriteError` naming each node whose operator the target cannot run and each reason that a pass gave for leaving it."""
-    nodes = [n for n in rewritten.program.graph.nodes if n.op == "call_function" and str(n.target).split(".")[1] in forbidden]
+    """Raise `RewriteError` naming each node whose operator the target cannot run and each reason that a pass gave for
+    leaving it."""
+    nodes = [n for n in rewritten.program.graph.nodes if operator_name(n) in forbidden]
     if not nodes:
         return
     reasons = [reason for r in rewritten.rewrites for reason in r.left]
     named = "; ".join(reasons) if reasons else ", ".join(f"{n.name} ({n.target})" for n in nodes)
-    raise RewriteError(f"This network cannot be rewritten exactly for the target: {named}. `mobileseg doctor CHECKPOINT` lists every operator it rewrites and leaves.")
+    raise RewriteError(
+        f"This network cannot be rewritten exactly for the target: {named}. "
+        "`mobileseg doctor CHECKPOINT` lists every operator it rewrites and leaves."
+    )

@@ -17,8 +17,10 @@ class Forms:
     ``mask``: how "this element is not its window's maximum" becomes a number (`passes.rewrite_unpooling`).
     ``blocks``: how s x s blocks of pixels are taken apart and put together (`passes.blocks`).
     ``prelu``: a PReLU with one slope per channel (`passes.rewrite_prelu`).
-    ``transposed_convolution``: as it is, or as a convolution and an interleaving (`passes.rewrite_transposed_convolution`).
-    ``adaptive_pooling``, ``channel_shuffle``: in which memory order the matrix products and the transposition are written.
+    ``transposed_convolution``: as it is, or as a convolution and an interleaving
+    (`passes.rewrite_transposed_convolution`).
+    ``adaptive_pooling``, ``channel_shuffle``: in which memory order the matrix products and the transposition are
+    written.
     """
 
     mask: Literal["ceil", "sign"]

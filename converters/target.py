@@ -29,9 +29,11 @@ class Lowering:
 
 @dataclass(frozen=True)
 class Target:
-    """``lower`` writes the file of a float program. ``precisions`` that it lists beyond the float ones are made by its quantizer from the fp32 file.
+    """``lower`` writes the file of a float program. ``precisions`` that it lists beyond the float ones are made by
+    its quantizer from the fp32 file.
 
-    ``modules``: the Python packages it needs, ``extra``: the extra that brings them. ``forbidden``: ATen operators that must not be left.
+    ``modules``: the Python packages it needs, ``extra``: the extra that brings them. ``forbidden``: ATen operators
+    that must not be left.
     """
 
     name: str

@@ -1,3 +1,34 @@
 """Real-time segmentation checkpoints to files that phones run, proven equal to the checkpoint."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mobileseg.checkpoint import load_checkpoint
+    from mobileseg.diagnosis import doctor
+    from mobileseg.inspection import inspect
+    from mobileseg.pipeline import convert
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "convert", "doctor", "inspect", "load_checkpoint"]
+
+# Looked up when first asked for, so that importing the package imports no torch.
+_HOMES = {
+    "convert": "mobileseg.pipeline",
+    "doctor": "mobileseg.diagnosis",
+    "inspect": "mobileseg.inspection",
+    "load_checkpoint": "mobileseg.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mobileseg' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,5 @@
-"""What exists: architectures, targets, precisions. One line here per new file; nothing heavy is imported until it is used."""
+"""What exists: architectures, targets, precisions. One line here per new file; nothing heavy is imported until it is
+used."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from mobileseg.types import Preprocessing
 if TYPE_CHECKING:
     from mobileseg.types import Variant
 
-# Architecture name -> module with `VARIANTS: tuple[Variant, ...]`. Third parties add theirs by the entry point group of the same name.
+# Architecture name -> module with `VARIANTS: tuple[Variant, ...]`. Third parties add theirs by the entry point group
+# of the same name.
 ARCHITECTURES = {
     "enet": "mobileseg.architectures.enet",
     "erfnet": "mobileseg.architectures.erfnet",
@@ -26,6 +28,12 @@ ENTRY_POINTS = "mobileseg.architectures"
 TARGETS = {
     "tflite": "mobileseg.converters.tflite",
     "onnx": "mobileseg.converters.onnx",
+}
+
+# (target, precision) -> module and function that turns the fp32 file's bytes and calibration pictures into the
+# quantized file.
+QUANTIZERS = {
+    ("tflite", "int8"): "mobileseg.quantization.tflite:quantize_static",
 }
 
 PRECISIONS = {
@@ -89,6 +97,12 @@ def target(name: str) -> Any:
     if name not in TARGETS:
         raise unknown_option("target", name, [*TARGETS, "all"])
     return importlib.import_module(TARGETS[name]).TARGET
+
+
+def quantizer(target: str, precision: str) -> Any:
+    """The function of `QUANTIZERS` for a target and precision."""
+    module, _, function = QUANTIZERS[target, precision].partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def preprocessing(name: str) -> Preprocessing:

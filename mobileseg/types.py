@@ -1,4 +1,5 @@
-"""The data that the parts of mobileseg hand one another: frozen dataclasses, no behaviour beyond arithmetic on their own fields."""
+"""The data that the parts of mobileseg hand one another: frozen dataclasses, no behaviour beyond arithmetic on their
+own fields."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ Size = tuple[int, int]
 Triple = tuple[float, float, float]
 ChannelOrder = Literal["RGB", "BGR"]
 Head = Literal["logits", "softmax", "argmax"]
+OUTPUT_NAMES: Mapping[Head, str] = {"logits": "logits", "softmax": "probabilities", "argmax": "classes"}
+"""What an artifact calls its output, by head."""
 StateDict = Mapping[str, "Tensor"]
 
 
@@ -42,7 +45,8 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Classes:
-    """Names and colours of a network's outputs. ``palette``: one RGB triple (0..255) a class; ``void``: the class that is no class."""
+    """Names and colours of a network's outputs. ``palette``: one RGB triple (0..255) a class; ``void``: the class
+    that is no class."""
 
     dataset: str
     names: tuple[str, ...]
@@ -67,9 +71,12 @@ class Variant:
     """One trained layout of one architecture: what `registry` lists and `checkpoint` recognises.
 
     ``infer`` reads the hyperparameters (``num_classes`` always among them) from a state dict's keys and shapes and
-    returns None when the layout's tell-tale keys are absent. ``build`` makes the network for them: an `nn.Module` taking
-    ``(N, 3, H, W) float32`` and returning logits ``(N, num_classes, H', W') float32``, whose own keys are those of the checkpoint
-    (or of ``rename`` applied to it). ``twin_of`` names a variant whose keys are identical, which is then the one assumed.
+    returns None when the layout's tell-tale keys are absent. ``build`` makes the network for them: an `nn.Module`
+    taking
+    ``(N, 3, H, W) float32`` and returning logits ``(N, num_classes, H', W') float32``, whose own keys are those of
+    the checkpoint
+    (or of ``rename`` applied to it). ``twin_of`` names a variant whose keys are identical, which is then the one
+    assumed.
     """
 
     architecture: str
@@ -112,7 +119,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What one pass did to a graph. ``exact``: ``"bit-exact"`` or the tolerance; ``left``: nodes it refused, each with the reason."""
+    """What one pass did to a graph. ``exact``: ``"bit-exact"`` or the tolerance; ``left``: nodes it refused, each
+    with the reason."""
 
     name: str
     count: int
@@ -123,7 +131,8 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of an artifact. ``layout``: ``"NCHW"``, ``"NHWC"``, ``"NHW"``; ``range``: of an input's values."""
+    """One input or output of an artifact. ``layout``: ``"NCHW"``, ``"NHWC"``, ``"NHW"``; ``range``: of an input's
+    values."""
 
     name: str
     shape: tuple[int, ...]

@@ -4,17 +4,24 @@ Before: picture -> Mul -> Conv -> ... -> logits                                 
 After:  picture -> Mul -> Cast(16) -> Conv -> ... -> Cast(32) -> logits          all between the Casts float16
 
 Kept in float32, each between Casts:
-- the preprocessing. It is one or two operators, and a gain such as 1 / 255 rounded to float16 would brighten every picture by up to 0.05 %;
+- the preprocessing. It is one or two operators, and a gain such as 1 / 255 rounded to float16 would change the
+  brightness of every picture by up to 0.05 %;
 - Softmax, whose small probabilities float16 cannot hold;
-- operators with a constant that float16 cannot hold: a finite number beyond 65504, or a tensor that is subnormal throughout (all below 6.1e-5).
+- the comparison of a window's elements with its maximum (`passes.rewrite_unpooling`), from one Cast in front of the
+  pooling to Sign or Ceil. A runtime without float16 kernels for all operators computes some in float32 and leaves out
+  roundings that it thinks needless: ONNX Runtime's CPU provider pools the numbers before their rounding and subtracts
+  them after it, and no element equals its maximum any more. Here both read one tensor, and differences that float16
+  could flush to zero are seen;
+- operators with a constant that float16 cannot hold: a finite number beyond 65504, or a tensor that is subnormal
+  throughout (all below 6.1e-5).
 
-Constants are rounded to nearest, infinities stay infinite. Inputs that ONNX defines as float32 or integer whatever the data (the scales of
-Resize, shapes, axes) stay as they are.
+Constants are rounded to nearest, infinities stay infinite. Inputs that ONNX defines as float32 or integer whatever the
+data (the scales of Resize, shapes, axes) stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +35,10 @@ ALWAYS_FLOAT32 = {"Resize": (1, 2)}
 """Inputs that are float32 whatever the operator computes in: regions of interest, scales."""
 
 _WIDE = frozenset({"Softmax"})
+_COMPARISON_ENDS = frozenset({"Sign", "Ceil"})
+_COMPARISON = frozenset(
+    {"Sub", "Min", "Clip", "MaxPool", "Slice", "Split", "Reshape", "Transpose", "Pad", "Gather", "Concat"}
+)
 _AFFINE = frozenset({"Mul", "Add", "Sub", "Div"})
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
@@ -45,7 +56,7 @@ def fits_half(values: NDArray[np.float32]) -> bool:
     """Whether rounding to float16 keeps finite numbers finite and the tensor's largest number normal."""
     finite = np.abs(values[np.isfinite(values)])
     largest = float(finite.max(initial=0.0))
-    return largest == 0.0 or (_SMALLEST_NORMAL <= largest and bool(np.isfinite(_rounded(finite)).all()))
+    return largest == 0.0 or (largest >= _SMALLEST_NORMAL and bool(np.isfinite(_rounded(finite)).all()))
 
 
 def _rounded(values: NDArray[np.float32]) -> NDArray[np.float16]:
@@ -74,11 +85,12 @@ class _Conversion:
         from onnx import numpy_helper
 
         results = {o.name for o in self.graph.output}
-        wide = set(self._preprocessing())
+        wide = {*self._preprocessing(), *self._comparisons()}
         for index, node in enumerate(list(self.graph.node)):
             if any(a.HasField("g") or a.graphs for a in node.attribute):
                 raise RewriteError(
-                    f"'{node.name}' ({node.op_type}) holds a graph of its own, which the fp16 conversion does not enter. Use --fp32."
+                    f"'{node.name}' ({node.op_type}) holds a graph of its own, which the fp16 conversion does not "
+                    "enter. Use --precision fp32."
                 )
             if index in wide or node.op_type in _WIDE or not self._constants_fit(node):
                 self._keep(node)
@@ -91,7 +103,7 @@ class _Conversion:
         self.graph.ClearField("value_info")
 
     def _preprocessing(self) -> Iterator[int]:
-        """The nodes that turn the picture into the network's input: products with and sums of constants, a 1x1 exchange of channels."""
+        """The nodes that turn the picture into the network's input: constant gains, offsets, a 1x1 exchange of channels."""
         value = self.graph.input[0].name
         while True:
             users = [(i, n) for i, n in enumerate(self.graph.node) if value in n.input]
@@ -105,6 +117,18 @@ class _Conversion:
                 return
             yield index
             value = node.output[0]
+
+    def _comparisons(self) -> set[int]:
+        """The nodes of the masks: from Sign or Ceil back over what compares and what only moves numbers."""
+        producers = {name: i for i, node in enumerate(self.graph.node) for name in node.output}
+        found: set[int] = set()
+        reached = [i for i, node in enumerate(self.graph.node) if node.op_type in _COMPARISON_ENDS]
+        while reached:
+            index = reached.pop()
+            found.add(index)
+            before = [producers[name] for name in self.graph.node[index].input if name in producers]
+            reached += [i for i in before if i not in found and self.graph.node[i].op_type in _COMPARISON]
+        return found
 
     def _constants_fit(self, node: Any) -> bool:
         exempt = ALWAYS_FLOAT32.get(node.op_type, ())
@@ -143,7 +167,7 @@ class _Conversion:
                 self.initializers[name] = self.constants[name]
 
     def _as(self, name: str, dtype: int) -> str:
-        """A float value under the name by which it has this type; a Cast (of a constant: a rounded copy) where it has none yet."""
+        """The name under which a float value has this type; made by a Cast (of a constant: by rounding) where it has none."""
         if name in self.constants:
             half = dtype == self.float16
             new = f"{name}_fp16" if half else name

@@ -1,7 +1,8 @@
 """From a rewritten program to the bytes of an .onnx file.
 
-The bytes depend on the program, the options and the metadata alone: what the exporter and the simplifier note beside the graph (stack traces with
-paths of the machine, their settings) is taken off, and protobuf's maps are written in order.
+The bytes depend on the program, the options and the metadata alone: what the exporter and the simplifier note beside
+the graph (stack traces with paths of the machine, their settings) is taken off, and protobuf's maps are written in
+order.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg.converters.onnx import half
 from mobileseg.errors import MissingExtraError, MobilesegError, OptionError
+from mobileseg.types import OUTPUT_NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,12 +24,11 @@ if TYPE_CHECKING:
     from mobileseg.converters.export import RewrittenProgram
     from mobileseg.converters.target import Lowering
 
-OUTPUT_NAMES = {"logits": "logits", "softmax": "probabilities", "argmax": "classes"}
 INPUT_NAME = "picture"
 METADATA_NAME = "mobileseg"
 
-OPSETS = range(13, 24)
-"""Operator set versions that can be asked for. The exporter writes 18 and later; for an earlier one its graph is converted."""
+OPSETS = range(18, 24)
+"""Operator set versions that the exporter writes. It cannot convert these networks to earlier ones (tried: 13 to 17)."""
 
 DEFAULT_OPSET = 18
 """The exporter's own, and known to every ONNX Runtime since 1.14 (2023)."""
@@ -36,8 +37,10 @@ _TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
-    """Write the float32 or float16 .onnx at ``path``: ``picture`` (N, 3, H, W) float32 in; out, by the head, ``logits`` or ``probabilities``
-    (N, C, H', W') float32 or ``classes`` (N, H', W') int32. Option ``opset``: one of `OPSETS`.
+    """Write the float32 or float16 .onnx at ``path``. Option ``opset``: one of `OPSETS`.
+
+    In: ``picture`` (N, 3, H, W) float32. Out, by the head: ``logits`` or ``probabilities`` (N, C, H', W') float32, or
+    ``classes`` (N, H', W') int32.
 
     Raises `OptionError` for another opset and `MissingExtraError` where onnx, onnxscript or onnxsim is not installed.
     """
@@ -54,7 +57,8 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     written = {o.version for o in model.opset_import if o.domain == ""}
     if written != {opset}:
         raise OptionError(
-            f"This network cannot be written with ONNX opset {opset}: it needs {max(written)}. Leave --opset out, or say --opset {max(written)}."
+            f"This network cannot be written with ONNX opset {opset}: the exporter wrote {max(written)}. "
+            f"Say --opset {max(written)}."
         )
     if lowering.precision == "fp16":
         model = half.to_half(model)
@@ -95,7 +99,7 @@ def _export(rewritten: RewrittenProgram, output: str, opset: int) -> Any:
 
 
 def _finish(model: Any, opset: int, metadata: Mapping[str, Any]) -> None:
-    """Take the tools' notes off, put ours on; `ir_version` is the oldest that has the opset, so that old runtimes read the file."""
+    """Take the tools' notes off, put ours on. The IR version is the opset's oldest, so that old runtimes read the file."""
     from onnx import helper
 
     graph = model.graph

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mobileseg.converters.passes.base import Pass
 
 PASSES: tuple[Pass, ...] = (
-    fold_batch_norm.PASS,  # before the transposed convolutions are taken apart: it scales their weights while they are still one tensor
+    # Before the transposed convolutions are taken apart: it scales their weights while they are still one tensor.
+    fold_batch_norm.PASS,
     rewrite_unpooling.PASS,
     rewrite_transposed_convolution.PASS,
     rewrite_adaptive_pooling.PASS,

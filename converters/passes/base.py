@@ -1,6 +1,7 @@
 """What a pass is, and the few graph edits that all passes share.
 
-A pass works on the unlifted `torch.fx.GraphModule` of an ExportedProgram in canonical form (functional ATen, see `mobileseg.converters.export`):
+A pass works on the unlifted `torch.fx.GraphModule` of an ExportedProgram in canonical form (functional ATen, see
+`mobileseg.converters.export`):
 weights are ``get_attr`` nodes, every node has its value's shape and dtype in ``meta["val"]``.
 """
 
@@ -32,7 +33,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Pass:
-    """``apply`` edits the module in place. ``exact``: ``"bit-exact"`` or the tolerance; ``why``: which backend needs it."""
+    """``apply`` edits the module in place. ``exact``: ``"bit-exact"`` or the tolerance; ``why``: which backend needs
+    it."""
 
     name: str
     exact: str
@@ -69,9 +71,12 @@ def add_constant(module: GraphModule, before: Node, name: str, tensor: torch.Ten
 
 
 def inline(before: Node, function: Callable[..., Any], *arguments: Node) -> list[Node]:
-    """Trace ``function`` of the arguments' tensors and put its operators in front of ``before``; the nodes of what it returns."""
+    """Trace ``function`` of the arguments' tensors and put its operators in front of ``before``; the nodes of what it
+    returns."""
     # Defaults of the function's own would be traced as inputs; behind *args they are not.
-    traced = make_fx(lambda *args: function(*args), pre_dispatch=True)(*(value(a).detach().to("meta") for a in arguments))
+    traced = make_fx(lambda *args: function(*args), pre_dispatch=True)(
+        *(value(a).detach().to("meta") for a in arguments)
+    )
     graph = before.graph
     mapping: dict[Node, Node] = dict(
         zip((n for n in traced.graph.nodes if n.op == "placeholder"), arguments, strict=True)

@@ -6,10 +6,13 @@ After:  x -> convolution(W g, (b - mean) g + beta) -> z,   g = gamma / sqrt(var 
 Before: x -> (anything else) -> batch_norm -> z
 After:  x -> mul(g) -> add(beta - mean g) -> z
 
-Preconditions: constant weights and statistics; for the fold, a convolution (transposed ones too) that nothing but the normalization uses.
+Preconditions: constant weights and statistics; for the fold, a convolution (transposed ones too) that nothing but the
+normalization uses.
 
-Exactness: the products are made in float64 and rounded once to float32, so each weight carries at most 2^-24 relative error; outputs agree to a few
-units in the last place of their largest term (tests hold 1e-5 of the largest output). Every backend needs it: a normalization left alone costs a pass over memory.
+Exactness: the products are made in float64 and rounded once to float32, so each weight carries at most 2^-24 relative
+error; outputs agree to a few
+units in the last place of their largest term (tests hold 1e-5 of the largest output). Every backend needs it: a
+normalization left alone costs a pass over memory.
 """
 
 from __future__ import annotations

@@ -1,25 +1,46 @@
-"""Adaptive average pooling at a fixed size: an average pooling where the sizes divide, else two constant matrix products.
+"""Adaptive average pooling at a fixed size, by one pooling where its bins are alike, by a few
+depthwise convolutions where they repeat, else by two constant
+matrix products.
 
 Before: x (N, C, H, W) -> adaptive_avg_pool2d((h, w))
 After:  x -> mean over H, W                               h = w = 1
         x -> avg_pool2d(kernel = stride = (H/h, W/w))     H, W divisible by h, w
-        x -> A x B                                        otherwise; A (h, H), B (W, w) hold 1/length inside each bin [floor(i H/h), ceil((i+1) H/h)) and 0 outside
+        x -> depthwise conv2d of each phase -> merge      bins that repeat after p_h x p_w <= 4 of them (see below)
+        x -> A x B                                        otherwise; A (h, H), B (W, w) hold 1/length inside each bin
+                                                          [floor(i H/h), ceil((i+1) H/h)) and 0 outside
 
-The pooling is linear and separable (a bin is a product of two intervals), so the matrices are exact. Sizes that stay as they are: nothing is done along that axis.
+The pooling is linear and separable (a bin is a product of two intervals), so the matrices are exact. Sizes that stay
+as they are: nothing is done along that axis. With g = gcd(H, h), the bins repeat every P = H/g rows with p = h/g bins
+in each period: bin r of all periods is one depthwise convolution with stride P and 1/length inside that bin (an average
+pooling whose stride exceeds its kernel is refused by XNNPACK). (384 -> 256 rows: P = 3, p = 2, bins {0, 1} and {1, 2};
+as a product it would cost 384 multiplications a number instead of 3.)
 
-Exactness: 2^-22 of the mean absolute value of a bin, from the order of summation. Every backend needs it: left to the stock decompositions, sizes that do not divide
+Exactness: 2^-22 of the mean absolute value of a bin, from the order of summation. Every backend needs it: left to the
+stock decompositions, sizes that do not divide
 become hundreds of slices and additions (376 SLICE, 414 ADD in EdgeNets' ESPNetV2) and take minutes to convert.
 """
 
 from __future__ import annotations
 
+from math import gcd
 from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileseg.converters.passes.base import Outcome, Pass, add_constant, aten, is_call, pair, replace, substitute, value
+from mobileseg.converters.passes.base import (
+    Outcome,
+    Pass,
+    add_constant,
+    aten,
+    is_call,
+    pair,
+    replace,
+    substitute,
+    value,
+)
+from mobileseg.converters.passes.blocks import BLOCKS, BlockForm
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -27,34 +48,79 @@ if TYPE_CHECKING:
     from mobileseg.converters.forms import Forms
 
 
+Bin = tuple[int, int]
+_MOST_PHASES = 4
+
+
+def bins(size: int, pooled: int) -> list[Bin]:
+    """Start and end of each bin, as `torch.nn.AdaptiveAvgPool2d` draws them."""
+    return [(i * size // pooled, -(-(i + 1) * size // pooled)) for i in range(pooled)]
+
+
+def one_period(size: int, pooled: int) -> tuple[int, list[Bin]]:
+    """After how many rows the bins repeat, and the bins up to there."""
+    period = size // gcd(size, pooled)
+    return period, bins(period, pooled // gcd(size, pooled))
+
+
+def phase_weights(channels: int, period: tuple[int, int], row: Bin, column: Bin) -> Tensor:
+    """Depthwise weights (C, 1, P_h, P_w) that average one bin of each period."""
+    (top, bottom), (left, right) = row, column
+    weights = torch.zeros(channels, 1, *period)
+    weights[:, :, top:bottom, left:right] = 1.0 / ((bottom - top) * (right - left))
+    return weights
+
+
+def _replace_by_phases(module: GraphModule, node: Node, x: Node, size: tuple[int, int], blocks: BlockForm) -> None:
+    height, width = value(x).shape[-2:]
+    (p_h, rows), (p_w, columns) = one_period(height, size[0]), one_period(width, size[1])
+    weights = [
+        add_constant(module, node, f"{node.name}_phase", phase_weights(value(x).shape[1], (p_h, p_w), row, column))
+        for row in rows
+        for column in columns
+    ]
+
+    def pooled(x: Tensor, *weights: Tensor) -> Tensor:
+        phases = [F.conv2d(x, w, stride=(p_h, p_w), groups=x.shape[1]) for w in weights]
+        return blocks.merge([phases[i : i + len(columns)] for i in range(0, len(phases), len(columns))])
+
+    replace(node, pooled, x, *weights)
+
+
 def pooling_matrix(size: int, pooled: int) -> Tensor:
     """(pooled, size) float32: row i averages its bin, as `torch.nn.AdaptiveAvgPool2d` draws it."""
     matrix = torch.zeros(pooled, size, dtype=torch.float64)
-    for i in range(pooled):
-        start, end = i * size // pooled, -(-(i + 1) * size // pooled)
+    for i, (start, end) in enumerate(bins(size, pooled)):
         matrix[i, start:end] = 1.0 / (end - start)
     return matrix.float()
 
 
-def _channels_first(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return torch.matmul(torch.matmul(rows, x), columns.T)
+def _channels_first(x: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    x = x if rows is None else torch.matmul(rows, x)
+    return x if columns is None else torch.matmul(x, columns.T)
 
 
-def _channels_last(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    n, c, height, width = x.shape
-    h, w = rows.shape[0], columns.shape[0]
-    lines = x.permute(0, 2, 3, 1).reshape(n, height, width * c)
-    pooled_rows = torch.matmul(rows, lines).reshape(n * h, width, c)
-    return torch.matmul(columns, pooled_rows).reshape(n, h, w, c).permute(0, 3, 1, 2)
+def _channels_last(x: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    x = x.permute(0, 2, 3, 1)
+    n, height, width, c = x.shape
+    if rows is not None:
+        height = rows.shape[0]
+        x = torch.matmul(rows, x.reshape(n, -1, width * c)).reshape(n, height, width, c)
+    if columns is not None:
+        x = torch.matmul(columns, x.reshape(n * height, width, c)).reshape(n, height, -1, c)
+    return x.permute(0, 3, 1, 2)
 
 
 FORMS = {"channels_first": _channels_first, "channels_last": _channels_last}
 
 
 def _apply(module: GraphModule, forms: Forms) -> Outcome:
-    count = 0
+    count, blocks = 0, BLOCKS[forms.blocks]
     for node in list(module.graph.nodes):
-        if not is_call(node, aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default) or value(node).ndim != 4:
+        if (
+            not is_call(node, aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default)
+            or value(node).ndim != 4
+        ):
             continue
         x = cast("Node", node.args[0])
         (height, width), (h, w) = value(x).shape[-2:], pair(node.args[1])
@@ -65,10 +131,20 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         elif height % h == 0 and width % w == 0:
             kernel = (height // h, width // w)
             replace(node, lambda x, kernel=kernel: F.avg_pool2d(x, kernel, kernel), x)
+        elif len(one_period(height, h)[1]) * len(one_period(width, w)[1]) <= _MOST_PHASES:
+            _replace_by_phases(module, node, x, (h, w), blocks)
         else:
-            rows = add_constant(module, node, f"{node.name}_rows", pooling_matrix(height, h))
-            columns = add_constant(module, node, f"{node.name}_columns", pooling_matrix(width, w))
-            replace(node, FORMS[forms.adaptive_pooling], x, rows, columns)
+            sizes = {"rows": (height, h), "columns": (width, w)}
+            matrices = {
+                axis: add_constant(module, node, f"{node.name}_{axis}", pooling_matrix(size, pooled))
+                for axis, (size, pooled) in sizes.items()
+                if size != pooled
+            }
+
+            def pooled_by_products(x: Tensor, *operands: Tensor, axes: tuple[str, ...] = tuple(matrices)) -> Tensor:
+                return FORMS[forms.adaptive_pooling](x, **dict(zip(axes, operands, strict=True)))
+
+            replace(node, pooled_by_products, x, *matrices.values())
         count += 1
     return Outcome(count)
 

@@ -1,12 +1,16 @@
 """Channel shuffle as one small transposition in the target's memory order.
 
 Before: x (N, g k, H, W) -> view (N, g, k, H, W) -> transpose(1, 2) -> [contiguous] -> view (N, k g, H, W)
-After:  channels_last   x seen as (N H W, g, k) -> transpose(1, 2) -> (N, H, W, k g): 3-D and without a layout change around it
+        x -> channel_shuffle(g)
+After:  channels_last   x seen as (N H W, g, k) -> transpose(1, 2) -> (N, H, W, k g): 3-D and without a layout change
+around it
         channels_first  x seen as (N, g, k, H W) -> transpose(1, 2) -> (N, k g, H, W): 4-D
 
-Preconditions: just these nodes, each used by the next one alone, batch and plane untouched by the views.
+Preconditions: torch's own operator, or just these nodes, each used by the next one alone, batch and plane untouched
+by the views.
 
-Exactness: bit-exact, numbers are moved. TFLite needs the first form (a 5-D transposition and two layout changes otherwise), other delegates the rank below 5.
+Exactness: bit-exact, numbers are moved. TFLite needs the first form (a 5-D transposition and two layout changes
+otherwise), other delegates the rank below 5.
 """
 
 from __future__ import annotations
@@ -40,14 +44,22 @@ FORMS = {"channels_last": _channels_last, "channels_first": _channels_first}
 
 
 def _shuffle_ending_at(last: Node) -> tuple[Node, int] | None:
-    """The input and the number of groups of the shuffle whose last view this is."""
+    """The input and the number of groups of the shuffle whose last node this is."""
+    if is_call(last, aten.channel_shuffle.default, aten.native_channel_shuffle.default) and value(last).ndim == 4:
+        return cast("Node", last.args[0]), cast("int", last.args[1])
     if not is_call(last, *_VIEWS):
         return None
     swap = cast("Node", last.args[0])
     while is_call(swap, aten.clone.default, aten.contiguous.default) and len(swap.users) == 1:
         swap = cast("Node", swap.args[0])
     swapped = is_call(swap, aten.transpose.int) and {d % 5 for d in cast("list[int]", swap.args[1:])} == {1, 2}
-    permuted = is_call(swap, aten.permute.default) and list(cast("list[int]", swap.args[1])) == [0, 2, 1, 3, 4]
+    permuted = is_call(swap, aten.permute.default) and [d % 5 for d in cast("list[int]", swap.args[1])] == [
+        0,
+        2,
+        1,
+        3,
+        4,
+    ]
     if not (swapped or permuted) or len(swap.users) != 1:
         return None
     first = cast("Node", swap.args[0])

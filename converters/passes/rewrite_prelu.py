@@ -2,13 +2,16 @@
 
 Before: x -> prelu(slopes)                         (one slope, or one per channel)
 After:  x -> leaky_relu(slope)                     one slope: the same function
-        x -> maximum(x, slopes * x)                form "maximum", all slopes <= 1 (negative ones too): x > 0 gives x >= a x, x < 0 gives a x >= x
+        x -> maximum(x, slopes * x)                form "maximum", all slopes <= 1 (negative ones too): x > 0 gives x
+        >= a x, x < 0 gives a x >= x
         x -> minimum(x, slopes * x)                form "maximum", all slopes >= 1
         x -> prelu(slopes)                         form "native"
 
-Preconditions: constant slopes; for "maximum", finite x. Slopes on both sides of 1 stay as they are in form "maximum", by name.
+Preconditions: constant slopes; for "maximum", finite x. Slopes on both sides of 1 stay as they are in form "maximum",
+by name.
 
-Exactness: bit-exact (each element is x or the one product a x, as in PReLU itself; zeros may differ in sign). TFLite needs the first form (litert-torch writes PReLU as
+Exactness: bit-exact (each element is x or the one product a x, as in PReLU itself; zeros may differ in sign). TFLite
+needs the first form (litert-torch writes PReLU as
 RELU, SUB and two MULs otherwise: twice the time on ENet), int8 needs the second (no fast quantized PRELU).
 """
 

@@ -3,13 +3,17 @@
 Before: x -> conv_transpose2d(W (C_in, C_out, kh, kw), stride s, padding p, output_padding) -> z
 After:  x -> conv2d(W' (sh sw C_out, C_in, th, tw)) -> phases -> merge (see `blocks`) -> crop -> z
 
-Output row o = s j + r collects x[j + q] W[k] over all k, q with o + p = s (j + q) + k. So phase r uses the taps k = (r + p) mod s + s t at q = (r + p) // s - t,
-and all phases together need rows j + q_min .. j + q_max of x: a convolution over th = q_max - q_min + 1 rows, in which a phase's missing taps are zeros.
+Output row o = s j + r collects x[j + q] W[k] over all k, q with o + p = s (j + q) + k. So phase r uses the taps k =
+(r + p) mod s + s t at q = (r + p) // s - t,
+and all phases together need rows j + q_min .. j + q_max of x: a convolution over th = q_max - q_min + 1 rows, in
+which a phase's missing taps are zeros.
 The same for columns. k2 s2 becomes a 1x1 convolution, k3 s2 p1 op1 a 2x2 one.
 
-Preconditions: dilation 1, one group, constant weights, kernel at least the stride in no dimension required (a phase without taps is the bias).
+Preconditions: dilation 1, one group, constant weights, kernel at least the stride in no dimension required (a phase
+without taps is the bias).
 
-Exactness: the same products, summed in another order (tests hold 1e-6 of the largest output); a zero tap adds an exact zero. TFLite needs it: litert-torch cannot lower output_padding, a
+Exactness: the same products, summed in another order (tests hold 1e-6 of the largest output); a zero tap adds an
+exact zero. TFLite needs it: litert-torch cannot lower output_padding, a
 quantized TRANSPOSE_CONV with a bias does not load, and its int8 kernel takes 5 to 9 times the time of its float one.
 """
 
@@ -17,7 +21,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,7 +39,7 @@ from mobileseg.converters.passes.base import (
 from mobileseg.converters.passes.blocks import BLOCKS
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule, Node
+    from torch.fx import GraphModule
 
     from mobileseg.converters.forms import Forms
 
@@ -44,7 +47,10 @@ if TYPE_CHECKING:
 def _taps(kernel: int, stride: int, padding: int) -> list[list[tuple[int, int]]]:
     """For each phase of one axis, its taps as (index into the kernel, offset into x)."""
     return [
-        [((r + padding) % stride + stride * t, (r + padding) // stride - t) for t in range(-(-(kernel - (r + padding) % stride) // stride))]
+        [
+            ((r + padding) % stride + stride * t, (r + padding) // stride - t)
+            for t in range(-(-(kernel - (r + padding) % stride) // stride))
+        ]
         for r in range(stride)
     ]
 
@@ -55,7 +61,8 @@ def _span(taps: list[list[tuple[int, int]]]) -> tuple[int, int]:
 
 
 def phase_weights(weight: Tensor, rows: list[list[tuple[int, int]]], columns: list[list[tuple[int, int]]]) -> Tensor:
-    """Weights (C_in, C_out, kh, kw) of the transposed convolution as those of the convolution (sh * sw * C_out, C_in, th, tw)."""
+    """Weights (C_in, C_out, kh, kw) of the transposed convolution as those of the convolution (sh * sw * C_out, C_in,
+    th, tw)."""
     c_in, c_out = weight.shape[:2]
     (top, bottom), (left, right) = _span(rows), _span(columns)
     out = weight.new_zeros(len(rows), len(columns), c_out, c_in, bottom - top + 1, right - left + 1)
@@ -95,7 +102,8 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         rows, columns = _taps(weight.shape[2], sh, ph), _taps(weight.shape[3], sw, pw)
         (top, bottom), (left_, right) = _span(rows), _span(columns)
         (n_h, n_w), (height, width) = value(x).shape[-2:], value(node).shape[-2:]
-        # The phases need ceil(size / stride) rows each; x is padded (or cropped, where the output ends early) to give just these.
+        # The phases need ceil(size / stride) rows each; x is padded (or cropped, where the output ends early) to give
+        # just these.
         need_h, need_w = -(-height // sh), -(-width // sw)
         margins = (-left_, need_w + right - n_w, -top, need_h + bottom - n_h)
         w = add_constant(module, node, f"{node.name}_weight", phase_weights(weight, rows, columns))

@@ -4,21 +4,29 @@ Before: x -> max_pool2d_with_indices -> m ----------> ... -> y -> max_unpool2d(y
                                     `-> indices -----------------^
 After:  x -> max_pool2d -> m -> ... -> y
         x, m -> n_k = [x_k < m] for each position k of the window   (0.0 or 1.0)
-        y, n -> the residual chain: v_k = r_k - r_k n_k,  r_k+1 = r_k n_k,  r_0 = y   -> z = the v_k put at their positions
+        y, n -> the residual chain: v_k = r_k - r_k n_k,  r_k+1 = r_k n_k,  r_0 = y   -> z = the v_k put at their
+        positions
 
-Position k receives y where x_k is the maximum and no earlier position of its window was: torch's own rule (the first maximum in row-major
+Position k receives y where x_k is the maximum and no earlier position of its window was: torch's own rule (the first
+maximum in row-major
 order of the window). n_k is exactly 0.0 or 1.0, so each product is exactly r_k or a zero and each window writes y once.
 
-Where windows overlap (kernel > stride), one output position may be written by several of them. torch's CPU kernel writes them in row-major
-order of the windows, so the last one wins: for each output phase (position modulo the stride) the few windows that reach it are laid over one
+Where windows overlap (kernel > stride), one output position may be written by several of them. torch's CPU kernel
+writes them in row-major
+order of the windows, so the last one wins: for each output phase (position modulo the stride) the few windows that
+reach it are laid over one
 another in that order, ``acc = acc - acc s + v`` with s = 1.0 where the window selects the position.
 
-Preconditions: the indices come from a max_pool2d (any kernel, stride, padding, dilation, ceil_mode), possibly through operators that only
-select, repeat or concatenate whole images or channels; they are used by max_unpool2d alone; the unpooled plane has the pooled input's height and
+Preconditions: the indices come from a max_pool2d (any kernel, stride, padding, dilation, ceil_mode), possibly through
+operators that only
+select, repeat or concatenate whole images or channels; they are used by max_unpool2d alone; the unpooled plane has
+the pooled input's height and
 width (a flat index means another position in a plane of another width). Anything else is left, by name.
 
-Exactness: bit-exact for finite x and y, subnormal differences included; a zero that no window writes, or a negative zero that one does, may carry the
-other sign. Every backend needs it: Core ML, TFLite and ExecuTorch's delegates have no unpooling and none runs the scatter fast.
+Exactness: bit-exact for finite x and y, subnormal differences included; a zero that no window writes, or a negative
+zero that one does, may carry the
+other sign. Every backend needs it: Core ML, TFLite and ExecuTorch's delegates have no unpooling and none runs the
+scatter fast.
 """
 
 from __future__ import annotations
@@ -26,7 +34,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,11 +50,13 @@ if TYPE_CHECKING:
 
 # Operators that act on whole images or channels, so that the indices of op(x) are op(the indices of x):
 # the operator, and the positions of its arguments that name a dimension.
-_PLANE_KEEPING = {
-    aten.slice.Tensor: lambda a, rank: a["dim"] % rank < 2,
-    aten.index_select.default: lambda a, rank: a["dim"] % rank < 2,
-    aten.cat.default: lambda a, rank: a["dim"] % rank < 2,
-    aten.expand.default: lambda a, rank: all(s == -1 for s in a["size"][-2:]),
+_PLANE_KEEPING: dict[Any, Callable[[dict[str, Any], int], bool]] = {
+    aten.slice.Tensor: lambda a, rank: a["dim"] % rank < rank - 2,
+    aten.index_select.default: lambda a, rank: a["dim"] % rank < rank - 2,
+    aten.cat.default: lambda a, rank: a["dim"] % rank < rank - 2,
+    aten.expand.default: lambda a, rank: all(
+        s in (-1, n) for s, n in zip(a["size"][-2:], value(a["self"]).shape[-2:], strict=True)
+    ),
     aten.repeat.default: lambda a, rank: len(a["repeats"]) == rank and all(s == 1 for s in a["repeats"][-2:]),
     aten.clone.default: lambda a, rank: True,
     aten.alias.default: lambda a, rank: True,
@@ -99,8 +109,11 @@ def _cut(x: Tensor, top: int, left: int, height: int, width: int, fill: float) -
     return F.pad(x, margins, value=fill) if any(margins) else x
 
 
-def not_maximum(x: Tensor, pooled: Tensor, window: Window, mask: Callable[[Tensor], Tensor], blocks: BlockForm) -> list[Tensor]:
-    """For each position of the window, 1.0 where x is below its window's maximum and 0.0 where it equals it: (N, C, h, w) each."""
+def not_maximum(
+    x: Tensor, pooled: Tensor, window: Window, mask: Callable[[Tensor], Tensor], blocks: BlockForm
+) -> list[Tensor]:
+    """For each position of the window, 1.0 where x is below its window's maximum and 0.0 where it equals it: (N, C,
+    h, w) each."""
     (ph, pw), (sh, sw), (gh, gw) = window.padding, window.stride, window.grid
     phases = blocks.split(_cut(x, -ph, -pw, gh * sh, gw * sw, -torch.inf), window.stride)
     return [mask(pooled - _shifted(phases, position, window)) for position in window.positions]
@@ -114,7 +127,8 @@ def _shifted(phases: Sequence[Sequence[Tensor]], position: tuple[int, int], wind
 def _first_maximum(y: Tensor, below: Sequence[Tensor]) -> list[Tensor]:
     """y at each window's first maximum, 0.0 at its other positions.
 
-    Some position equals the maximum, so the last one does where no earlier one did. Padding never does: where it comes last, nothing is left for it.
+    Some position equals the maximum, so the last one does where no earlier one did. Padding never does: where it
+    comes last, nothing is left for it.
     """
     parts, rest = [], y
     for n in below[:-1]:
@@ -131,8 +145,12 @@ def _onto_grid(part: Tensor, position: tuple[int, int], window: Window) -> Tenso
 def unpool(y: Tensor, below: Sequence[Tensor], window: Window, blocks: BlockForm) -> Tensor:
     """The unpooled plane (N, C, H, W) of values y (N, C, h, w), given `not_maximum` of every position."""
     sh, sw = window.stride
-    # A window that starts later reaches a block by a smaller offset; torch lets the later window win, so it is laid on last.
-    late_last = sorted(range(len(below)), key=lambda k: tuple(-(p // s) for p, s in zip(window.positions[k], window.stride, strict=True)))
+    # A window that starts later reaches a block by a smaller offset; torch lets the later window win, so it is laid
+    # on last.
+    late_last = sorted(
+        range(len(below)),
+        key=lambda k: tuple(-(p // s) for p, s in zip(window.positions[k], window.stride, strict=True)),
+    )
     reaching: dict[tuple[int, int], list[int]] = {}
     for k in late_last:
         row, column = window.positions[k]
@@ -172,9 +190,15 @@ def _window(pooling: Node) -> Window:
 
 def _poolings_of(indices: Node) -> set[Node] | None:
     """The poolings that a tensor of indices was selected from; None where something else touched it."""
-    if is_call(indices, operator.getitem) and is_call(indices.args[0], aten.max_pool2d_with_indices.default) and indices.args[1] == 1:
+    if (
+        is_call(indices, operator.getitem)
+        and is_call(indices.args[0], aten.max_pool2d_with_indices.default)
+        and indices.args[1] == 1
+    ):
         return {cast("Node", indices.args[0])}
-    if not is_call(indices, *_PLANE_KEEPING) or not _PLANE_KEEPING[indices.target](arguments_of(indices), value(indices).ndim):
+    if not is_call(indices, *_PLANE_KEEPING) or not _PLANE_KEEPING[indices.target](
+        arguments_of(indices), value(indices).ndim
+    ):
         return None
     found: set[Node] = set()
     for source in indices.args[0] if isinstance(indices.args[0], (list, tuple)) else [indices.args[0]]:
@@ -186,7 +210,8 @@ def _poolings_of(indices: Node) -> set[Node] | None:
 
 
 def _mirror(indices: Node, output: int | None) -> Node:
-    """What was done to the indices, done to the pooling's input (``output`` None) or to its pooled output (0) instead."""
+    """What was done to the indices, done to the pooling's input (``output`` None) or to its pooled output (0)
+    instead."""
     if is_call(indices, operator.getitem):
         pooling = cast("Node", indices.args[0])
         if output is None:
@@ -196,10 +221,16 @@ def _mirror(indices: Node, output: int | None) -> Node:
     with graph.inserting_after(indices):
         new = graph.node_copy(indices, lambda n: n)
     sources = indices.args[0]
-    mirrored = [_mirror(s, output) for s in sources] if isinstance(sources, (list, tuple)) else _mirror(cast("Node", sources), output)
+    mirrored = (
+        [_mirror(s, output) for s in sources]
+        if isinstance(sources, (list, tuple))
+        else _mirror(cast("Node", sources), output)
+    )
     new.args = (mirrored, *indices.args[1:])
+    if is_call(new, aten.expand.default):
+        new.args = (mirrored, [*cast("list[int]", indices.args[1])[:-2], -1, -1])
     with_values = torch.fx.node.map_arg(new.args, lambda n: value(n).to("meta"))
-    new.meta["val"] = new.target(*with_values, **new.kwargs)
+    new.meta["val"] = cast("Callable[..., Tensor]", new.target)(*with_values, **new.kwargs)
     return new
 
 
@@ -216,6 +247,8 @@ def _refusal(node: Node) -> str | None:
     poolings = _poolings_of(indices)
     if poolings is None:
         return f"{node.name}: its indices ({indices.name}) do not come unchanged from a max-pooling"
+    if value(node).ndim != 4:
+        return f"{node.name}: it has no batch dimension"
     windows = {_window(p) for p in poolings}
     if len(windows) > 1:
         return f"{node.name}: its indices come from poolings of different windows ({', '.join(sorted(p.name for p in poolings))})"
@@ -241,7 +274,9 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         if indices not in masks:
             x, pooled = _mirror(indices, None), _mirror(indices, 0)
             # As early as both are there: three masks of the pooled size live on instead of the whole of x.
-            masks[indices] = inline(max(x, pooled).next, lambda x, m, w=window: not_maximum(x, m, w, mask, blocks), x, pooled)
+            masks[indices] = inline(
+                max(x, pooled).next, lambda x, m, w=window: not_maximum(x, m, w, mask, blocks), x, pooled
+            )
         (new,) = inline(node, lambda y, *below, w=window: unpool(y, below, w, blocks), y, *masks[indices])
         substitute(node, new)
         count += 1
@@ -258,7 +293,11 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
 
 def _without_indices(pooling: Node) -> None:
     for user in list(pooling.users):
-        (new,) = inline(pooling, lambda x: aten.max_pool2d.default(x, *pooling.args[1:], **pooling.kwargs), cast("Node", pooling.args[0]))
+        (new,) = inline(
+            pooling,
+            lambda x: aten.max_pool2d.default(x, *pooling.args[1:], **pooling.kwargs),
+            cast("Node", pooling.args[0]),
+        )
         substitute(user, new)
     pooling.graph.erase_node(pooling)
 

@@ -11,16 +11,13 @@ from torch import Tensor, nn
 
 from mobileseg.converters.target import Target
 from mobileseg.errors import MissingExtraError
+from mobileseg.types import OUTPUT_NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch.fx import GraphModule
-
     from mobileseg.converters.export import RewrittenProgram
     from mobileseg.converters.target import Lowering
-
-OUTPUT_NAMES = {"logits": "logits", "softmax": "probabilities", "argmax": "classes"}
 
 
 class _ChannelsLast(nn.Module):
@@ -48,7 +45,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
         raise MissingExtraError("tflite", error.name or "litert_torch") from error
     _config.config.show_progress = False
     lowerings.register()
-    module = cast("GraphModule", rewritten.program.module(check_guards=False))
+    module = rewritten.program.module(check_guards=False)
     lowerings.keep_builtins(module)
     module.graph.eliminate_dead_code()
     module.recompile()

@@ -3,9 +3,11 @@
 Before: weight (float32 constant) -> CONV_2D
 After:  weight (float16 constant) -> DEQUANTIZE -> CONV_2D
 
-The delegates read such weights as they are: XNNPACK and the portable kernels compute in float32, a GPU or an NPU in float16 throughout.
+The delegates read such weights as they are: XNNPACK and the portable kernels compute in float32, a GPU or an NPU in
+float16 throughout.
 
-Exactness: each weight carries at most 2^-11 relative error (subnormals below 6e-5: 2^-25 absolute). Constants that float16 cannot hold
+Exactness: each weight carries at most 2^-11 relative error (subnormals below 6e-5: 2^-25 absolute). Constants that
+float16 cannot hold
 (beyond 65504, infinities) and those of fewer than 8 numbers stay in float32: a scalar saves nothing.
 """
 

@@ -1,6 +1,7 @@
 """Operators that TFLite has and litert-torch takes apart: carried through it as torch operators of our own.
 
-Each is a torch operator on channels-last tensors and a lowering that names the TFLite builtin; litert-torch's converter turns a custom call named ``tfl.*`` into it.
+Each is a torch operator on channels-last tensors and a lowering that names the TFLite builtin; litert-torch's
+converter turns a custom call named ``tfl.*`` into it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,6 @@ def register() -> None:
     from litert_converter.mlir.dialects import stablehlo
     from litert_torch.backend.lowerings import registry, utils
 
-    @registry.lower(getattr(torch.ops, NAMESPACE).prelu.default)
     def lower_prelu(context: Any, x: Any, slopes: Any) -> Any:
         return stablehlo.custom_call(
             result=utils.node_meta_to_ir_types(context.node),
@@ -71,3 +71,5 @@ def register() -> None:
             has_side_effect=ir.BoolAttr.get(False),
             backend_config=ir.StringAttr.get(str(ir.DictAttr.get({}))),
         )
+
+    registry.lower(getattr(torch.ops, NAMESPACE).prelu.default)(lower_prelu)

@@ -1,0 +1,163 @@
+"""The command line: parse, call one library function, show what it returns, end with its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mobileseg import __version__, options
+from mobileseg.errors import GateError, MobilesegError, UnavailableError, UsageError
+from mobileseg.failures import Failures
+from mobileseg.interruption import watched
+from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES
+from mobileseg.noise import Log, sent_to
+
+if TYPE_CHECKING:
+    from mobileseg.console import Screen
+
+app = typer.Typer(
+    name="mobileseg",
+    help="Trained real-time segmentation checkpoints to files that phones run, proven equal to the checkpoint.",
+    add_completion=False,
+    # Rich's help pages would double the time that --help takes.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0 done; 1 a fault of ours; 2 wrong usage or bad input; 3 a gate was not
+    met; 4 a backend is not available; 130 or 143 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    failures = Failures(as_json="--json" in words, verbose=not {"--verbose", "-v"}.isdisjoint(words))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    log = Log()
+    with watched() as interruption:
+        try:
+            code = app(words or ["--help"], prog_name="mobileseg", standalone_mode=False, obj=log)
+            # Typer turns a KeyboardInterrupt into an exit code.
+            code = failures.interrupted(interruption) if code == interruption.exit_code else code or 0
+        except MobilesegError as error:
+            fault = error.exit_code == MobilesegError.exit_code
+            code = failures.fault(error, log) if fault else failures.told(error, error.exit_code)
+        except typer.TyperException as error:
+            code = failures.told(UsageError(f"{error.format_message()} See: mobileseg --help"), UsageError.exit_code)
+        except KeyboardInterrupt:
+            code = failures.interrupted(interruption)
+        # The outermost boundary: what arrives here is a defect of ours or of a library, of whatever kind, and a user
+        # gets a paragraph and the place of the log instead of a traceback.
+        except Exception as error:  # noqa: BLE001
+            code = failures.interrupted(interruption) if interruption.received else failures.fault(error, log)
+    if code != MobilesegError.exit_code:
+        log.discard()
+    return code
+
+
+@contextmanager
+def _working(context: typer.Context, *, quiet: bool, verbose: bool) -> Iterator[Screen]:
+    """A screen for progress, while what others print goes to the log, or with ``--verbose`` to stderr."""
+    from mobileseg.console import Screen
+
+    with sent_to(None if verbose else context.obj) as stderr:
+        yield Screen(stderr, quiet=quiet)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mobileseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def convert(
+    context: typer.Context,
+    checkpoint: options.CheckpointArgument = None,
+    to: options.To = "tflite",
+    int8: options.Int8 = False,
+    fp16: options.Fp16 = False,
+    precision: options.Precision = None,
+    size: options.PictureSize = None,
+    head: options.HeadName = "logits",
+    raw_input: options.RawInput = False,
+    output: options.Output = DEFAULT_OUTPUT,
+    dry_run: options.DryRun = False,
+    arch: options.Arch = None,
+    variant: options.VariantName = None,
+    num_classes: options.NumClasses = None,
+    preprocessing: options.PreprocessingName = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    scale: options.Scale = None,
+    post_scale: options.PostScale = None,
+    channel_order: options.ChannelOrder = None,
+    classes: options.ClassesName = None,
+    calibration: options.Calibration = None,
+    calibration_size: options.CalibrationSize = DEFAULT_CALIBRATION,
+    images: options.Images = None,
+    labels: options.Labels = None,
+    image_count: options.ImageCount = DEFAULT_PICTURES,
+    seed: options.Seed = 0,
+    min_agreement: options.MinAgreement = None,
+    min_sqnr: options.MinSqnr = None,
+    max_miou_drop: options.MaxMiouDrop = None,
+    opset: options.Opset = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Convert a checkpoint to files that phones run; each is loaded, run and compared before it gets its name."""
+    from mobileseg import pipeline
+    from mobileseg.types import GateLimits
+
+    chosen = options.precision_of(precision, {"int8": int8, "fp16": fp16})
+    with _working(context, quiet=quiet, verbose=verbose) as screen:
+        result = pipeline.convert(
+            checkpoint,
+            to=to,
+            precision=chosen,
+            size=size,
+            head=head,
+            raw_input=raw_input,
+            output=output,
+            preprocessing=preprocessing,
+            preprocessing_overrides={
+                "mean": mean,
+                "std": std,
+                "scale": scale,
+                "post_scale": post_scale,
+                "channel_order": channel_order,
+            },
+            classes=classes,
+            architecture=arch,
+            variant=variant,
+            num_classes=num_classes,
+            opset=opset,
+            gates=GateLimits(min_agreement, min_sqnr, max_miou_drop),
+            calibration=calibration,
+            calibration_size=calibration_size,
+            images=images,
+            labels=labels,
+            image_count=image_count,
+            seed=seed,
+            dry_run=dry_run,
+            progress=screen.stage,
+            announce=screen.loaded,
+        )
+        screen.converted(result)
+    if json:
+        _emit_converted(result)
+    raise typer.Exit(0 if result.passed else GateError.exit_code)

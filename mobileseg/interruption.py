@@ -1,0 +1,39 @@
+"""Ctrl-C and the system's request to end, so that both unwind the program and leave nothing half-written."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Interruption:
+    """Which signal came, if any. Remembered, since libraries turn the exception into others of their own."""
+
+    received: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells have it."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def raise_for(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def watched() -> Iterator[Interruption]:
+    """Both signals raise `KeyboardInterrupt` in the main thread, from which this must be called."""
+    interruption = Interruption()
+    before = {number: signal.signal(number, interruption.raise_for) for number in SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

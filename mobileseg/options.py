@@ -1,0 +1,123 @@
+"""The options that several commands share, and how their words are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mobileseg.errors import OptionError, UsageError
+from mobileseg.types import Size, Triple
+
+
+def parse_size(text: str | Size) -> Size:
+    """``HxW`` in pixels. Raises `OptionError`."""
+    if isinstance(text, tuple):
+        return text
+    match = re.fullmatch(r"\s*(\d+)\s*[xX*,]\s*(\d+)\s*", text)
+    if match is None or not int(match[1]) or not int(match[2]):
+        raise OptionError(f"--size takes HEIGHTxWIDTH in pixels, for example --size 512x1024; got '{text}'.")
+    return int(match[1]), int(match[2])
+
+
+def parse_triple(text: str | Triple) -> Triple:
+    """Three numbers, one a channel. Raises `OptionError`."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        first, second, third = (float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(
+            f"--mean and --std take three numbers, for example --mean 0.485,0.456,0.406; got '{text}'."
+        ) from None
+    return first, second, third
+
+
+def precision_of(precision: str | None, shorthands: dict[str, bool]) -> str:
+    """The one precision that ``--precision`` and the flags name; fp32 where none does. Raises `UsageError` for two."""
+    asked = [*([precision] if precision else []), *(name for name, given in shorthands.items() if given)]
+    if len(set(asked)) > 1:
+        raise UsageError(
+            f"{' and '.join(asked)} were asked for, and one conversion has one precision. "
+            "Say one of --int8, --fp16 or --precision P, and run again for the others."
+        )
+    return asked[0] if asked else "fp32"
+
+
+def _option(*names: str, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, show_default=False, **more)
+
+
+# What to convert
+CheckpointArgument = Annotated[
+    Path | None,
+    typer.Argument(help="A .pth, .pt, .pth.tar or .safetensors file; without one, the embedded demo network."),
+]
+Arch = Annotated[str | None, _option("--arch", metavar="NAME", help="Its architecture; else told from its keys.")]
+VariantName = Annotated[str | None, _option("--variant", metavar="NAME", help="Its layout, where several fit.")]
+NumClasses = Annotated[int | None, _option("--num-classes", metavar="N", help="Its number of classes, to be checked.")]
+
+# To what
+To = Annotated[str, typer.Option("--to", metavar="TARGET,...", help="Targets, separated by commas, or all.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Weights and activations in 8-bit integers.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Weights in 16-bit floating point.")]
+Precision = Annotated[
+    str | None, _option("--precision", metavar="P", help="Any precision of 'mobileseg list precisions'; else fp32.")
+]
+PictureSize = Annotated[
+    Any,
+    _option(
+        "--size", metavar="HxW", help="Height x width of the pictures; else what it was trained at.", parser=parse_size
+    ),
+]
+HeadName = Annotated[str, typer.Option("--head", metavar="HEAD", help="The output: logits, softmax or argmax.")]
+RawInput = Annotated[bool, typer.Option("--raw-input", help="Leave the preprocessing out of the file.")]
+Opset = Annotated[int | None, _option("--opset", metavar="N", help="Operator set of an ONNX file.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the files.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and rewrite, and write no file.")]
+
+# What the weights do not tell
+PreprocessingName = Annotated[
+    str | None,
+    _option("--preprocessing", metavar="NAME|FILE.json", help="What the network was fed: a name, or a JSON file."),
+]
+Mean = Annotated[
+    Any, _option("--mean", metavar="A,B,C", help="Mean per channel, in the network's order.", parser=parse_triple)
+]
+Std = Annotated[Any, _option("--std", metavar="A,B,C", help="Standard deviation per channel.", parser=parse_triple)]
+Scale = Annotated[float | None, _option("--scale", metavar="X", help="What pixels are divided by first.")]
+PostScale = Annotated[float | None, _option("--post-scale", metavar="X", help="What they are divided by last.")]
+ChannelOrder = Annotated[str | None, _option("--channel-order", metavar="RGB|BGR", help="The network's channels.")]
+ClassesName = Annotated[
+    str | None, _option("--classes", metavar="NAME|FILE", help="Names and palette of the classes, by data set or file.")
+]
+
+# Pictures
+Calibration = Annotated[
+    str | None,
+    _option("--calibration", metavar="DIR|synthetic", help="Pictures that int8 takes its ranges from."),
+]
+CalibrationSize = Annotated[int, typer.Option("--calibration-size", metavar="N", help="How many of them.")]
+Images = Annotated[
+    Path | None, _option("--images", metavar="DIR", help="Pictures on which file and checkpoint are compared.")
+]
+Labels = Annotated[Path | None, _option("--labels", metavar="DIR", help="Their label maps, for the mIoU.")]
+ImageCount = Annotated[int, typer.Option("--image-count", metavar="N", help="How many pictures to compare on.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Which pictures are chosen.")]
+
+# Gates
+MinAgreement = Annotated[
+    float | None,
+    _option("--min-agreement", metavar="SHARE", min=0.0, max=1.0, help="Least share of pixels of equal class, 0 to 1."),
+]
+MinSqnr = Annotated[float | None, _option("--min-sqnr", metavar="DB", help="Least signal-to-noise ratio of the logits.")]
+MaxMiouDrop = Annotated[
+    float | None, _option("--max-miou-drop", metavar="POINTS", help="Most points of mIoU that may be lost.")
+]
+
+# What is shown
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="What the converters print too, and tracebacks.")]

@@ -1,0 +1,75 @@
+"""Where the pictures of calibration and parity come from: the user's folders, or the demo's scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobileseg.errors import OptionError
+from mobileseg.jobs import SYNTHETIC, Job
+from mobileseg.mobile_assets.demo import CALIBRATION_SEEDS, EVALUATION_SEEDS, scene
+from mobileseg.pictures import choose, find_pictures, iter_labels, iter_pictures, pair_labels
+from mobileseg.types import Size
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Pictures of one size, and their labels where there are any. ``name`` is what a report calls them."""
+
+    name: str
+    count: int
+    pictures: Callable[[], Iterator[NDArray[np.uint8]]]
+    labels: Callable[[], Iterator[NDArray[np.uint8]]] | None = None
+
+
+def _demo_pictures(seeds: range, count: int, size: Size, *, labelled: bool) -> PictureSource:
+    chosen = list(seeds)[:count]
+    return PictureSource(
+        f"demo scenes {chosen[0]} to {chosen[-1]}",
+        len(chosen),
+        lambda: (scene(seed, size).picture for seed in chosen),
+        (lambda: (scene(seed, size).labels for seed in chosen)) if labelled else None,
+    )
+
+
+def _folder(name: str, paths: Sequence[Path], size: Size, labels: Sequence[Path] | None = None) -> PictureSource:
+    return PictureSource(
+        name, len(paths), partial(iter_pictures, paths, size), partial(iter_labels, labels) if labels else None
+    )
+
+
+def calibration_pictures(job: Job, size: Size) -> PictureSource:
+    """What int8 takes its ranges from: the folder asked for, or demo scenes for the demo network and on request."""
+    if job.calibration is None or job.calibration == SYNTHETIC:
+        return _demo_pictures(CALIBRATION_SEEDS, job.calibration_size, size, labelled=False)
+    chosen = choose(find_pictures(job.calibration), job.calibration_size, job.seed)
+    return _folder(f"{len(chosen)} pictures of {job.calibration}", chosen, size)
+
+
+def parity_pictures(job: Job, size: Size, *, demo: bool) -> PictureSource:
+    """What file and checkpoint are compared on.
+
+    The pictures asked for; else those of the calibration folder that calibration left over (all of them where it used
+    all); else demo scenes, labelled where the network is the demo's own.
+    """
+    if job.images is not None:
+        chosen = choose(find_pictures(job.images), job.image_count, job.seed)
+        labels = pair_labels(chosen, job.images, job.labels) if job.labels is not None else None
+        return _folder(f"{len(chosen)} pictures of {job.images}", chosen, size, labels)
+    if job.labels is not None:
+        raise OptionError("--labels needs --images: the folder of the pictures that the label maps belong to.")
+    if job.calibration is not None and job.calibration != SYNTHETIC:
+        everything = find_pictures(job.calibration)
+        used = set(choose(find_pictures(job.calibration), job.calibration_size, job.seed))
+        left = [p for p in everything if p not in used]
+        chosen = choose(left or everything, job.image_count, job.seed)
+        held = "not calibrated on" if left else "also calibrated on"
+        return _folder(f"{len(chosen)} pictures of {job.calibration} ({held})", chosen, size)
+    return _demo_pictures(EVALUATION_SEEDS, job.image_count, size, labelled=demo)
