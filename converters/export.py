@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -16,7 +17,7 @@ from mobileseg.types import Rewrite
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
-    from torch.fx import Node
+    from torch.fx import GraphModule, Node
 
     from mobileseg.types import Head, Preprocessing, Size
 
@@ -62,49 +63,81 @@ class Deployed(nn.Module):
         if self.head == "softmax":
             return torch.softmax(logits, dim=1)
         if self.head == "argmax":
-            return torch.argmax(logits, dim=1).to(torch.int32)
+            return torch.argmax(logits, dim=1).to(torch.uint8 if logits.shape[1] <= 256 else torch.int32)
         return logits
 
 
 @dataclass(frozen=True)
-class RewrittenProgram:
-    """A program that one target can lower, and what was done to get there."""
+class Exported:
+    """A program in canonical form, and what tracing already resolved."""
 
     program: ExportedProgram
     rewrites: tuple[Rewrite, ...]
 
 
-def export(module: nn.Module, size: Size, *, batch: int = 1) -> ExportedProgram:
-    """Trace a module for pictures of one size into canonical form: functional ATen operators, no dropout, sizes as
-    numbers.
+@dataclass(frozen=True)
+class RewrittenProgram:
+    """A program that one target can lower, as an unlifted module, and what was done to get there.
 
-    Python-side size arithmetic and loops on sizes are resolved by tracing; in-place operators and dropout by the
-    functional form.
-    Pooling, resizing and PReLU keep their own operators, which the passes look for.
+    ``example_inputs``: the picture (N, 3, H, W) float32 it was traced with.
     """
-    picture = torch.zeros(batch, 3, *size)
+
+    module: GraphModule
+    example_inputs: tuple[Tensor, ...]
+    rewrites: tuple[Rewrite, ...]
+
+    @functools.cached_property
+    def program(self) -> ExportedProgram:
+        """The module as an ExportedProgram in canonical form, for the targets that take one."""
+        return _canonical(_traced(self.module, self.example_inputs))
+
+
+def _traced(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program: ExportedProgram = torch.export.export(module.eval(), (picture,), strict=False).run_decompositions({})
-        return program
+        return torch.export.export(module, inputs, strict=False)
 
 
-def rewrite(program: ExportedProgram, target: str, precision: str) -> RewrittenProgram:
+def _canonical(program: ExportedProgram) -> ExportedProgram:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        canonical: ExportedProgram = program.run_decompositions({})
+        return canonical
+
+
+def export(module: nn.Module, size: Size, *, batch: int = 1) -> Exported:
+    """Trace a module for pictures of one size into canonical form: functional ATen, no dropout, sizes as numbers.
+
+    Python-side size arithmetic and loops on sizes are resolved by tracing; in-place operators and dropout by the
+    functional form. Pooling, resizing and PReLU keep their own operators, which the passes look for.
+    """
+    traced = _traced(module.eval(), (torch.zeros(batch, 3, *size),))
+    names = [name for name in map(operator_name, traced.graph.nodes) if name is not None]
+    resolved = (
+        Rewrite("remove_dropout", sum("dropout" in n for n in names), "bit-exact", "it does nothing in inference"),
+        Rewrite(
+            "make_functional",
+            sum(n.endswith("_") for n in names),
+            "bit-exact",
+            "no target writes into a tensor that others read",
+        ),
+    )
+    return Exported(_canonical(traced), resolved)
+
+
+def rewrite(exported: Exported, target: str, precision: str) -> RewrittenProgram:
     """Run all passes in the forms that the target and precision want."""
-    module = program.module(check_guards=False)
+    module = exported.program.module(check_guards=False)
     forms = forms_for(target, precision)
-    rewrites = []
+    rewrites = list(exported.rewrites)
     for item in PASSES:
         outcome = item.apply(module, forms)
         rewrites.append(Rewrite(item.name, outcome.count, item.exact, item.why, outcome.left))
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        inputs = cast("tuple[tuple[Tensor, ...], dict[str, Tensor]]", program.example_inputs)[0]
-        rewritten = torch.export.export(module, inputs, strict=False).run_decompositions({})
-    return RewrittenProgram(rewritten, tuple(rewrites))
+    (inputs, _) = cast("tuple[tuple[Tensor, ...], dict[str, Tensor]]", exported.program.example_inputs)
+    return RewrittenProgram(module, inputs, tuple(rewrites))
 
 
 def operator_name(node: Node) -> str | None:
@@ -115,7 +148,7 @@ def operator_name(node: Node) -> str | None:
 def refuse_what_is_left(rewritten: RewrittenProgram, forbidden: frozenset[str]) -> None:
     """Raise `RewriteError` naming each node whose operator the target cannot run and each reason that a pass gave for
     leaving it."""
-    nodes = [n for n in rewritten.program.graph.nodes if operator_name(n) in forbidden]
+    nodes = [n for n in rewritten.module.graph.nodes if operator_name(n) in forbidden]
     if not nodes:
         return
     reasons = [reason for r in rewritten.rewrites for reason in r.left]

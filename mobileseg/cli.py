@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileseg import __version__, options
+from mobileseg import __version__, as_json, options
 from mobileseg.errors import GateError, MobilesegError, UnavailableError, UsageError
 from mobileseg.failures import Failures
-from mobileseg.interruption import watched
+from mobileseg.interruption import KEYBOARD_INTERRUPT, watched
 from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES
 from mobileseg.noise import Log, sent_to
 
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = Log()
     with watched() as interruption:
         try:
-            code = app(words or ["--help"], prog_name="mobileseg", standalone_mode=False, obj=log)
-            # Typer turns a KeyboardInterrupt into an exit code.
-            code = failures.interrupted(interruption) if code == interruption.exit_code else code or 0
+            code = int(app(words or ["--help"], prog_name="mobileseg", standalone_mode=False, obj=log) or 0)
+            # Typer makes a KeyboardInterrupt an exit code, always SIGINT's.
+            code = failures.interrupted(interruption) if code == KEYBOARD_INTERRUPT else code
         except MobilesegError as error:
             fault = error.exit_code == MobilesegError.exit_code
             code = failures.fault(error, log) if fault else failures.told(error, error.exit_code)
@@ -119,7 +119,10 @@ def convert(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Convert a checkpoint to files that phones run; each is loaded, run and compared before it gets its name."""
+    """Convert a checkpoint to files that phones run.
+
+    Each file is loaded, run and compared with the checkpoint before it gets its name.
+    """
     from mobileseg import pipeline
     from mobileseg.types import GateLimits
 
@@ -159,5 +162,97 @@ def convert(
         )
         screen.converted(result)
     if json:
-        _emit_converted(result)
+        as_json.emit(as_json.converted(result))
     raise typer.Exit(0 if result.passed else GateError.exit_code)
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    checkpoint: Annotated[Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A network.")] = None,
+    to: options.To = "all",
+    int8: options.Int8 = False,
+    fp16: options.Fp16 = False,
+    precision: options.Precision = None,
+    size: options.PictureSize = None,
+    arch: options.Arch = None,
+    variant: options.VariantName = None,
+    num_classes: options.NumClasses = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Which backends work here, and what would be rewritten.
+
+    With a checkpoint: what would be done to it for each target, and what cannot be.
+    """
+    from mobileseg import diagnosis
+
+    chosen = options.precision_of(precision, {"int8": int8, "fp16": fp16})
+    with _working(context, quiet=quiet, verbose=verbose) as screen, screen.stage("Examine"):
+        found = diagnosis.doctor(
+            checkpoint,
+            to=to,
+            precision=chosen,
+            size=size,
+            architecture=arch,
+            variant=variant,
+            num_classes=num_classes,
+        )
+    if json:
+        as_json.emit(as_json.diagnosed(found))
+    else:
+        _answer().diagnosed(found)
+    if not found.usable:
+        raise typer.Exit(UnavailableError.exit_code)
+    raise typer.Exit(0 if found.convertible else UsageError.exit_code)
+
+
+@app.command()
+def inspect(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint, or a .tflite or .onnx file.")],
+    arch: options.Arch = None,
+    variant: options.VariantName = None,
+    num_classes: options.NumClasses = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """What a checkpoint or an artifact is.
+
+    A checkpoint's network, preprocessing and sizes; an artifact's operators, tensors, quantization and bytes.
+    """
+    from mobileseg import inspection
+
+    with _working(context, quiet=quiet, verbose=verbose) as screen, screen.stage("Inspect"):
+        summary = inspection.inspect(file, architecture=arch, variant=variant, num_classes=num_classes)
+    if json:
+        as_json.emit(summary)
+    else:
+        _answer().inspected(summary)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="architectures, targets, precisions or devices.")],
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """What there is to choose from."""
+    from mobileseg.listing import listing
+
+    with _working(context, quiet=True, verbose=verbose):
+        table = listing(kind)
+    if json:
+        as_json.emit(as_json.listed(table))
+    else:
+        _answer().listed(table)
+
+
+def _answer() -> Screen:
+    """A screen for what a command was asked to tell: stdout, so that it can be piped."""
+    from mobileseg.console import Screen
+
+    return Screen(sys.stdout)

@@ -1,14 +1,11 @@
-"""What the commands show: progress while they work, tables when they are done, errors; and the same as JSON."""
+"""What the commands show to people: progress while they work, tables when they are done."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
@@ -81,7 +78,7 @@ class Screen:
         self.console.print(grid)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
@@ -92,14 +89,18 @@ class Screen:
         """The closing table, and which gates were not met."""
         files = [f for f in result.artifacts if "not_run" not in f.report]
         for left_out in (f for f in result.artifacts if "not_run" in f.report):
-            self.console.print(f"{left_out.artifact.path}: {left_out.report['not_run']}, would be written", soft_wrap=True)
+            self.console.print(
+                f"{left_out.artifact.path}: {left_out.report['not_run']}, would be written", soft_wrap=True
+            )
         if not files:
             return
-        self.table(("File", "Size", "Input", "Parity", "Gates", "Time"), [converted_row(f) for f in files])
+        self.table(("File, size", "Input", "Parity", "Gates", "Time"), [converted_row(f) for f in files])
         self.console.print(f"In {files[0].artifact.path.parent}, each with its report (.report.json).", soft_wrap=True)
         for file in files:
             for gate in (g for g in file.report["parity"]["gates"] if not g["passed"]):
-                self.console.print(f"Gate not met by {file.artifact.path}: {gate_text(gate)} ({GATES[gate['name']][3]})")
+                self.console.print(
+                    f"Gate not met by {file.artifact.path}: {gate_text(gate)} ({GATES[gate['name']][3]})"
+                )
 
     def diagnosed(self, diagnosis: Diagnosis) -> None:
         self.table(
@@ -119,13 +120,16 @@ class Screen:
         self.loaded(diagnosis.checkpoint, diagnosis.size)
         for prospect in diagnosis.prospects:
             self.console.print(f"\nFor {prospect.target} in {prospect.precision}:")
-            self.table(
-                ("Rewrite", "Count", "Exactness", "Why"),
-                [(r.name, str(r.count), r.exact, r.why) for r in prospect.rewrites],
-            )
+            self.facts([(f"{r.count} x", f"{r.name}, {r.exact}: {r.why}") for r in prospect.rewrites if r.count])
             for reason in (reason for rewrite in prospect.rewrites for reason in rewrite.left):
                 self.console.print(f"Left: {reason}")
-            self.console.print(prospect.refusal or "Everything that it cannot run is rewritten.")
+            self.console.print(prospect.refusal or "Nothing is left that it cannot run.")
+
+    def inspected(self, summary: CheckpointSummary | ArtifactSummary) -> None:
+        if summary.kind == "checkpoint":
+            self.checkpoint(summary)
+        else:
+            self.artifact(summary)
 
     def checkpoint(self, summary: CheckpointSummary) -> None:
         rule = f"multiples of {summary.size_multiple}" if summary.size_multiple > 1 else "any"
@@ -154,7 +158,11 @@ class Screen:
             *(("input", tensor_text(t)) for t in summary.inputs),
             *(("output", tensor_text(t)) for t in summary.outputs),
             ("delegate", delegate_text(summary.graph.delegation)),
-            *((key, metadata_text(value)) for key, value in metadata.items() if key not in ("target", "precision", "input", "output")),
+            *(
+                (key, metadata_text(value))
+                for key, value in metadata.items()
+                if key not in ("target", "precision", "input", "output")
+            ),
         ]
         self.facts(rows)
         delegation = summary.graph.delegation
@@ -180,22 +188,23 @@ def converted_row(file: ConvertedArtifact) -> tuple[str, ...]:
     if not isinstance(parity["sqnr_db"], Mapping):
         lines.append(f"SQNR {number_text(parity['sqnr_db'], '.1f')} dB")
     if not isinstance(parity["miou_artifact"], Mapping):
-        lines.append(f"mIoU {parity['miou_artifact']:.4f}")
-        lines.append(f"  of {parity['miou_reference']:.4f}")
+        lines.append(f"mIoU {parity['miou_artifact']:.4f}, checkpoint {parity['miou_reference']:.4f}")
+    met = sum(gate["passed"] for gate in parity["gates"])
     return (
-        file.artifact.path.name,
-        bytes_text(file.report["artifact"]["bytes"]),
+        f"{file.artifact.path.name}\n{bytes_text(file.report['artifact']['bytes'])}",
         "\n".join(f"{'x'.join(map(str, t.shape))}\n{t.layout} {t.dtype}" for t in file.artifact.inputs),
         "\n".join(lines),
-        "\n".join(gate_text(gate) for gate in parity["gates"]),
+        f"{met} of {len(parity['gates'])} met",
         f"{sum(file.seconds.values()):.0f} s",
     )
 
 
 def gate_text(gate: Mapping[str, Any]) -> str:
-    name, side, unit, _ = GATES[gate["name"]]
-    outcome = "met" if gate["passed"] else "NOT MET"
-    return f"{name} {side} {unit(gate['limit'])}: {outcome}"
+    """A gate that was not met: what was measured, what was asked for, and the option that asks otherwise."""
+    name, side, unit, option = GATES[gate["name"]]
+    value = gate["value"]
+    measured = f"not measured ({value['not_run']})" if isinstance(value, Mapping) else unit(value)
+    return f"{name} is {measured}, asked for is {side} {unit(gate['limit'])} ({option})"
 
 
 def share_text(share: float) -> str:
@@ -238,78 +247,3 @@ def delegate_text(delegation: Delegation | NotRun) -> str:
 def metadata_text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 300 else f"{text[:297]}..."
-
-
-# JSON
-
-
-def to_json(value: Any) -> str:
-    """Of our dataclasses, paths and plain data. `NotRun` becomes ``{"not_run": why}``."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, NotRun):
-        return {"not_run": value.why}
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.as_posix() if isinstance(value, Path) else value
-
-
-def converted_json(result: ConvertResult) -> dict[str, Any]:
-    artifacts = [
-        {
-            "path": f.artifact.path,
-            "target": f.artifact.target,
-            "precision": f.artifact.precision,
-            "report": f.report_path,
-            "passed": f.passed,
-        }
-        for f in result.artifacts
-    ]
-    return {"artifacts": artifacts, "passed": result.passed}
-
-
-def diagnosed_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    network = diagnosis.checkpoint
-    return {
-        "backends": [{**asdict(b), "works": b.works} for b in diagnosis.backends],
-        "checkpoint": None
-        if network is None
-        else {
-            "path": network.path,
-            "architecture": network.architecture,
-            "variant": network.variant,
-            "num_classes": network.num_classes,
-            "parameters": network.parameters,
-            "preprocessing": network.preprocessing,
-            "size": diagnosis.size,
-            "notices": network.notices,
-        },
-        "targets": [
-            {
-                "target": p.target,
-                "precision": p.precision,
-                "convertible": p.refusal is None,
-                "refusal": p.refusal,
-                "rewrites": p.rewrites,
-            }
-            for p in diagnosis.prospects
-        ],
-        "usable": diagnosis.usable,
-        "convertible": diagnosis.convertible,
-    }
-
-
-def listed_json(listing: Listing) -> dict[str, Any]:
-    return {listing.kind: [dict(zip(listing.columns, row, strict=True)) for row in listing.rows]}
-
-
-def emit(value: Any) -> None:
-    """One JSON object on stdout."""
-    sys.stdout.write(to_json(value) + "\n")
-    sys.stdout.flush()

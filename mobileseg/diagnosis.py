@@ -18,7 +18,7 @@ from mobileseg.pipeline import open_network
 from mobileseg.types import Checkpoint, Rewrite, Size
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
+    from mobileseg.converters.export import Exported
 
     from mobileseg.converters.target import Target
 
@@ -156,11 +156,13 @@ def prospects(network: Checkpoint, size: Size, targets: Sequence[Target], precis
     return tuple(_prospect(program, target, precision) for target in targets)
 
 
-def _prospect(program: ExportedProgram, target: Target, precision: str) -> Prospect:
+def _prospect(program: Exported, target: Target, precision: str) -> Prospect:
     from mobileseg.converters.export import refuse_what_is_left, rewrite
 
     if precision not in target.precisions:
-        return Prospect(target.name, precision, (), f"it has no precision '{precision}': {', '.join(target.precisions)}")
+        return Prospect(
+            target.name, precision, (), f"it has no precision '{precision}': {', '.join(target.precisions)}"
+        )
     rewritten = rewrite(program, target.name, precision)
     try:
         refuse_what_is_left(rewritten, target.forbidden)

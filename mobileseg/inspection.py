@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mobileseg.checkpoint import load_checkpoint
 from mobileseg.types import Notice, Preprocessing, Size
@@ -31,6 +31,7 @@ class CheckpointSummary:
     min_size: int
     preprocessing: Preprocessing
     notices: tuple[Notice, ...]
+    kind: Literal["checkpoint"] = "checkpoint"
 
 
 def inspect(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+KEYBOARD_INTERRUPT = 128 + signal.SIGINT
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -54,7 +54,7 @@ def sent_to(log: Log | None) -> Iterator[TextIO]:
     # Not sys.stdout itself, which may be a stream in memory; and never closed, since a library's log handler may keep
     # the stream that it finds.
     out, err = (
-        open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+        open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         for descriptor in (STDOUT, STDERR)
     )
     try:
@@ -73,7 +73,7 @@ def sent_to(log: Log | None) -> Iterator[TextIO]:
 
 
 def _beside(stream: TextIO) -> TextIO:
-    """The stream itself where it is not this process's stderr; else one to the same place that outlives a redirection."""
+    """The stream itself where it is not on descriptor 2; else one to the same place that a redirection leaves alone."""
     try:
         if stream.fileno() != STDERR:
             return stream

@@ -53,7 +53,10 @@ def _option(*names: str, metavar: str | None = None, **more: Any) -> Any:
 # What to convert
 CheckpointArgument = Annotated[
     Path | None,
-    typer.Argument(help="A .pth, .pt, .pth.tar or .safetensors file; without one, the embedded demo network."),
+    typer.Argument(
+        metavar="[CHECKPOINT]",
+        help="A .pth, .pt, .pth.tar or .safetensors file; without one, the embedded demo network.",
+    ),
 ]
 Arch = Annotated[str | None, _option("--arch", metavar="NAME", help="Its architecture; else told from its keys.")]
 VariantName = Annotated[str | None, _option("--variant", metavar="NAME", help="Its layout, where several fit.")]
@@ -112,7 +115,9 @@ MinAgreement = Annotated[
     float | None,
     _option("--min-agreement", metavar="SHARE", min=0.0, max=1.0, help="Least share of pixels of equal class, 0 to 1."),
 ]
-MinSqnr = Annotated[float | None, _option("--min-sqnr", metavar="DB", help="Least signal-to-noise ratio of the logits.")]
+MinSqnr = Annotated[
+    float | None, _option("--min-sqnr", metavar="DB", help="Least signal-to-noise ratio of the logits.")
+]
 MaxMiouDrop = Annotated[
     float | None, _option("--max-miou-drop", metavar="POINTS", help="Most points of mIoU that may be lost.")
 ]

@@ -31,8 +31,7 @@ from mobileseg.types import (
 )
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
+    from mobileseg.converters.export import Exported
     from mobileseg.converters.target import Target
     from mobileseg.sources import PictureSource
     from mobileseg.validation.report import QuantizationRecord
@@ -171,21 +170,24 @@ def convert(
             named = classes_of(network, classes, demo=demo)
         if announce is not None:
             announce(network, chosen_size)
-        from mobileseg.sources import parity_pictures
+        from mobileseg.sources import calibration_pictures, parity_pictures
 
         parity = parity_pictures(job, chosen_size, demo=demo)
+        calibration_source = calibration_pictures(job, chosen_size)
         with clock.stage("Export"):
             program = exported(network, chosen_size, job)
         stem = "demo-enet" if demo else network.path.name.removesuffix(".tar").rsplit(".", 1)[0]
         return ConvertResult(
             tuple(
-                _convert_one(job, target, network, chosen_size, named, program, parity, stem, dry_run, clock)
+                _convert_one(
+                    job, target, network, chosen_size, named, program, parity, calibration_source, stem, dry_run, clock
+                )
                 for target in job.targets
             )
         )
 
 
-def exported(network: Checkpoint, size: Size, job: Job) -> ExportedProgram:
+def exported(network: Checkpoint, size: Size, job: Job) -> Exported:
     """The network with its preprocessing and head, traced at one size."""
     from mobileseg.converters.export import Deployed, export
 
@@ -205,8 +207,9 @@ def _convert_one(
     network: Checkpoint,
     size: Size,
     classes: Classes,
-    program: ExportedProgram,
+    program: Exported,
     parity: PictureSource,
+    calibration: PictureSource,
     stem: str,
     dry_run: bool,
     clock: _Clock,
@@ -228,20 +231,19 @@ def _convert_one(
             target.lower(rewritten, lowering, unfinished)
         quantization: QuantizationRecord | NotRun = NotRun(f"{job.precision} is not quantized")
         if (target.name, job.precision) in registry.QUANTIZERS:
-            quantization = _quantize(job, target, unfinished, size, timed)
+            quantization = _quantize(job, target, unfinished, calibration, timed)
         with timed.stage(f"Run and compare {target.name}"):
             converted = _prove(
                 job, unfinished, final, network, classes, rewritten.rewrites, quantization, parity, timed
             )
-        unfinished.replace(final)
+        with outputs.explained(final):
+            unfinished.replace(final)
     return converted
 
 
-def _quantize(job: Job, target: Target, path: Path, size: Size, clock: _Clock) -> QuantizationRecord:
-    from mobileseg.sources import calibration_pictures
+def _quantize(job: Job, target: Target, path: Path, source: PictureSource, clock: _Clock) -> QuantizationRecord:
     from mobileseg.validation.report import QuantizationRecord
 
-    source = calibration_pictures(job, size)
     quantize = registry.quantizer(target.name, job.precision)
     with clock.stage(f"Quantize on {source.count} pictures"), outputs.explained(path):
         quantized = quantize(path.read_bytes(), source.pictures())

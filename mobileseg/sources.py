@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mobileseg.errors import OptionError
 from mobileseg.jobs import SYNTHETIC, Job
 from mobileseg.mobile_assets.demo import CALIBRATION_SEEDS, EVALUATION_SEEDS, scene
-from mobileseg.pictures import choose, find_pictures, iter_labels, iter_pictures, pair_labels
+from mobileseg.pictures import choose, find_pictures, iter_labels, iter_pictures, load_labels, load_picture, pair_labels
 from mobileseg.types import Size
 
 if TYPE_CHECKING:
@@ -40,9 +40,18 @@ def _demo_pictures(seeds: range, count: int, size: Size, *, labelled: bool) -> P
 
 
 def _folder(name: str, paths: Sequence[Path], size: Size, labels: Sequence[Path] | None = None) -> PictureSource:
+    _check_readable(paths, labels or ())
     return PictureSource(
         name, len(paths), partial(iter_pictures, paths, size), partial(iter_labels, labels) if labels else None
     )
+
+
+def _check_readable(paths: Sequence[Path], labels: Sequence[Path]) -> None:
+    """Decode each once, so that a broken one shows before minutes of conversion. Raises `PictureError`."""
+    for path in paths:
+        load_picture(path)
+    for path in labels:
+        load_labels(path)
 
 
 def calibration_pictures(job: Job, size: Size) -> PictureSource:

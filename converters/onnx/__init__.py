@@ -1,4 +1,4 @@
-"""ONNX: NCHW float32 picture in, one self-contained file of the standard operators, through torch.onnx's exporter and onnxsim."""
+"""ONNX: NCHW float32 picture in, one file of standard operators, through torch.onnx's exporter and onnxsim."""
 
 from __future__ import annotations
 

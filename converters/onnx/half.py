@@ -103,7 +103,7 @@ class _Conversion:
         self.graph.ClearField("value_info")
 
     def _preprocessing(self) -> Iterator[int]:
-        """The nodes that turn the picture into the network's input: constant gains, offsets, a 1x1 exchange of channels."""
+        """The nodes that turn the picture into the network's input: gains, offsets, a 1x1 channel exchange."""
         value = self.graph.input[0].name
         while True:
             users = [(i, n) for i, n in enumerate(self.graph.node) if value in n.input]
@@ -167,7 +167,7 @@ class _Conversion:
                 self.initializers[name] = self.constants[name]
 
     def _as(self, name: str, dtype: int) -> str:
-        """The name under which a float value has this type; made by a Cast (of a constant: by rounding) where it has none."""
+        """The name under which a float value has this type; a Cast (or a rounded constant) is added if needed."""
         if name in self.constants:
             half = dtype == self.float16
             new = f"{name}_fp16" if half else name

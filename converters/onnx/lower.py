@@ -28,7 +28,7 @@ INPUT_NAME = "picture"
 METADATA_NAME = "mobileseg"
 
 OPSETS = range(18, 24)
-"""Operator set versions that the exporter writes. It cannot convert these networks to earlier ones (tried: 13 to 17)."""
+"""Operator set versions that the exporter writes. Its conversion to earlier ones (13, 16, 17 were tried) fails."""
 
 DEFAULT_OPSET = 18
 """The exporter's own, and known to every ONNX Runtime since 1.14 (2023)."""
@@ -99,7 +99,7 @@ def _export(rewritten: RewrittenProgram, output: str, opset: int) -> Any:
 
 
 def _finish(model: Any, opset: int, metadata: Mapping[str, Any]) -> None:
-    """Take the tools' notes off, put ours on. The IR version is the opset's oldest, so that old runtimes read the file."""
+    """Take the tools' notes off, put ours on. The IR version is the opset's oldest, which old runtimes read, too."""
     from onnx import helper
 
     graph = model.graph

@@ -222,7 +222,7 @@ def _mirror(indices: Node, output: int | None) -> Node:
         new = graph.node_copy(indices, lambda n: n)
     sources = indices.args[0]
     mirrored = (
-        [_mirror(s, output) for s in sources]
+        [_mirror(cast("Node", s), output) for s in sources]
         if isinstance(sources, (list, tuple))
         else _mirror(cast("Node", sources), output)
     )

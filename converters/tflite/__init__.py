@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from typing import TYPE_CHECKING, cast
@@ -45,11 +46,11 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
         raise MissingExtraError("tflite", error.name or "litert_torch") from error
     _config.config.show_progress = False
     lowerings.register()
-    module = rewritten.program.module(check_guards=False)
+    module = copy.deepcopy(rewritten.module)
     lowerings.keep_builtins(module)
     module.graph.eliminate_dead_code()
     module.recompile()
-    ((picture,), _) = cast("tuple[tuple[Tensor], dict[str, Tensor]]", rewritten.program.example_inputs)
+    (picture,) = rewritten.example_inputs
     wrapped = _ChannelsLast(module, OUTPUT_NAMES[lowering.head])
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

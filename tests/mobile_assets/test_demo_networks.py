@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,19 +112,20 @@ def test_to_input_is_the_preprocessing() -> None:
 
 
 def test_training_runs_and_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps on a few scenes: the file loads, and the first weights moved."""
-    monkeypatch.setattr(train, "TRAINING_SEEDS", range(4))
-    monkeypatch.setattr(train, "EVALUATION_SEEDS", range(4, 6))
-    threads = torch.get_num_threads()
-    weights, results = tmp_path / "w.safetensors", tmp_path / "r.json"
+    """Two cycles of one step on a few scenes: the weights load and move, and the results name both cycles' scenes."""
+    monkeypatch.setattr(train, "EVALUATION_SEEDS", range(2))
+    monkeypatch.setitem(train.RECIPES, "espnetv2", replace(train.RECIPES["espnetv2"], steps=1, scenes=4))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    first, second, results = tmp_path / "1.safetensors", tmp_path / "2.safetensors", tmp_path / "r.json"
     results.write_text('{"enet": {}}')
-    command = ["--network", "espnetv2", "--steps", "2", "--output", str(weights), "--results", str(results)]
-    assert train.main(command) == 0
-    torch.set_num_threads(threads)
-    torch.manual_seed(train.RECIPES["espnetv2"].seed)
+    common = ["--network", "espnetv2", "--results", str(results)]
+    assert train.main([*common, "--output", str(first)]) == 0
+    assert train.main([*common, "--output", str(second), "--start", str(first), "--seed", "1"]) == 0
     network, _ = train.build(demo.DEMO["espnetv2"])
-    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    after = load_file(weights)
+    before, after = load_file(first), load_file(second)
     network.load_state_dict(after, strict=True)
     assert any(not torch.equal(before[key], after[key]) for key in before if key.endswith("weight"))
-    assert set(json.loads(results.read_text())) == {"enet", "espnetv2"}
+    written = json.loads(results.read_text())
+    assert set(written) == {"enet", "espnetv2"}
+    base = demo.TRAINING_SEEDS.start
+    assert [c["scene_seeds"] for c in written["espnetv2"]["cycles"]] == [[base, base + 4], [base + 4, base + 8]]

@@ -1,0 +1,33 @@
+"""Runners: one module a runtime, each of which opens an artifact and runs it on pictures."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from mobileseg.errors import UsageError
+from mobileseg.validation.runners.base import Runner
+
+__all__ = ["RUNNERS", "Runner", "open_artifact"]
+
+# Suffix of an artifact -> module with `open_runner(path: Path, threads: int) -> Runner`.
+RUNNERS = {
+    ".onnx": "mobileseg.validation.runners.onnx",
+    ".tflite": "mobileseg.validation.runners.tflite",
+}
+
+
+def open_artifact(path: Path, threads: int = 1) -> Runner:
+    """Loads an artifact in the runtime that its suffix names, on the CPU with ``threads`` threads.
+
+    Raises `UsageError` for a file that is missing, of no known suffix, or does not load; `MissingExtraError` where the
+    runtime is not installed.
+    """
+    if path.suffix not in RUNNERS:
+        raise UsageError(f"No runtime is known for '{path}'; expected a file ending in {', '.join(sorted(RUNNERS))}.")
+    if not path.is_file():
+        raise UsageError(
+            f"There is no artifact '{path}'. Make one with: mobileseg convert CHECKPOINT --to {path.suffix[1:]}"
+        )
+    runner: Runner = importlib.import_module(RUNNERS[path.suffix]).open_runner(path, threads)
+    return runner

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mobileseg.errors import MissingExtraError, SizeError, UsageError
+from mobileseg.types import TensorSpec
 from mobileseg.validation.runners import open_artifact
+from mobileseg.validation.runners.base import make_runner
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -147,3 +150,33 @@ def test_a_missing_runtime_names_its_extra(tmp_path, monkeypatch, suffix, module
     path.write_bytes(b"x")
     with pytest.raises(MissingExtraError, match=rf"mobileseg\[{suffix}\]"):
         open_artifact(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "layouts"),
+    [
+        ((1, 6, 10, 3), (1, 4, 3, 5), ("NHWC", "NCHW")),
+        ((1, 3, 6, 10), (1, 3, 5, 4), ("NCHW", "NHWC")),
+        ((1, 3, 6, 6), (1, 4, 4, 4), ("NCHW", "NCHW")),
+        ((1, 6, 6, 3), (1, 4, 4, 4), ("NHWC", "NHWC")),
+        ((1, 3, -1, -1), (1, 4, -1, -1), ("NCHW", "NCHW")),
+        ((1, 6, 10, 3), (1, 3, 5), ("NHWC", "NHW")),
+    ],
+)
+def test_the_output_layout_is_the_one_in_the_inputs_proportion(source, output, layouts):
+    runner = make_runner(
+        Path("other.tflite"),
+        "test",
+        (TensorSpec("image", source, "float32", ""),),
+        (TensorSpec("y", output, "float32", ""),),
+        None,
+        lambda tensor: tensor,
+    )
+    assert (runner.inputs[0].layout, runner.outputs[0].layout) == layouts
+
+
+@pytest.mark.parametrize("shapes", [(), ((1, 3, 6, 10),) * 2, ((1, 30),)])
+def test_a_file_that_is_not_one_picture_in_is_refused(shapes):
+    specs = tuple(TensorSpec("x", shape, "float32", "") for shape in shapes)
+    with pytest.raises(UsageError, match="inputs"):
+        make_runner(Path("other.tflite"), "test", specs, specs, None, lambda tensor: tensor)

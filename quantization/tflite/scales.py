@@ -1,0 +1,181 @@
+"""From ranges to scales: which tensors share one, and the numbers themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mobileseg.quantization.tflite.flatbuffer import Params
+from mobileseg.quantization.tflite.observe import BORDER
+from mobileseg.quantization.tflite.operators import FLAG, RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mobileseg.quantization.tflite.flatbuffer import Graph
+    from mobileseg.quantization.tflite.observe import Range, Statistics
+    from mobileseg.quantization.tflite.unpooling import Unpooling
+
+PICTURE: tuple[float, float] = (0.0, 255.0)
+"""The input's range: the camera's bytes are then the int8 numbers, shifted by 128."""
+
+LEAST, GREATEST = -128, 127
+CUTS = np.linspace(1.0, 0.2, 41)
+"""Shares of the observed extremes that are tried as ends of a range."""
+
+BIAS_LIMIT = 2.0**30
+"""Largest quantized bias; the accumulator has 31 bits, and the products need room beside it."""
+
+CONCATENATION_LOSS = 1.5
+"""Where a concatenation's range is this much wider, an input on whose scale others rely keeps it and is requantized."""
+
+
+def params_of(low: float, high: float) -> Params:
+    """Scale and zero point for a range, zero made exactly representable (padding writes it)."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / (GREATEST - LEAST), float(np.finfo(np.float32).tiny))
+    # Through float32: it is what the file holds and the kernels compute with.
+    scale = float(np.float32(scale))
+    return Params(scale, int(np.clip(round(LEAST - low / scale), LEAST, GREATEST)))
+
+
+def best_range(statistics: Statistics) -> Range:
+    """The range in which 8 bits represent the values with the least squared error.
+
+    It cuts rare extremes off where that makes the rest finer. Error of a range: what its ends cut off, from the
+    histogram, plus a twelfth of the squared step for every value.
+    """
+    counts, centres = statistics.counts, statistics.centres
+    low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
+    lows, highs = low * CUTS, high * CUTS
+    cut_low = (counts * np.maximum(lows[:, None] - centres, 0.0) ** 2).sum(axis=1)
+    cut_high = (counts * np.maximum(centres - highs[:, None], 0.0) ** 2).sum(axis=1)
+    step = (highs[None, :] - lows[:, None]) / (GREATEST - LEAST)
+    error = cut_low[:, None] + cut_high[None, :] + counts.sum() * step**2 / 12
+    i, j = np.unravel_index(int(error.argmin()), error.shape)
+    return float(lows[i]), float(highs[j])
+
+
+def quantize(values: NDArray[np.float32], params: Params) -> NDArray[np.int8]:
+    """Nearest int8 numbers; what lies outside, infinities included, goes to the nearest end."""
+    q = np.round(values.astype(np.float64) / params.scale) + params.zero_point
+    return np.clip(q, LEAST, GREATEST).astype(np.int8)
+
+
+def quantize_weights(
+    weights: NDArray[np.float32], bias: NDArray[np.float32] | None, x_scale: float, axis: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32] | None]:
+    """Symmetric int8 weights with a scale per output channel (float32), and the bias in int32 at the product of scales.
+
+    A channel's scale is widened where its bias would not fit beside so fine a scale (weights near zero).
+    """
+    others = tuple(a for a in range(weights.ndim) if a != axis % weights.ndim)
+    scales = np.abs(weights).max(axis=others).astype(np.float64) / GREATEST
+    if bias is not None:
+        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (x_scale * BIAS_LIMIT))
+    scales = np.where(scales > 0, np.maximum(scales, np.finfo(np.float32).tiny), 1.0).astype(np.float32)
+    shape = [1] * weights.ndim
+    shape[axis] = -1
+    q = np.clip(np.round(weights.astype(np.float64) / scales.reshape(shape)), -GREATEST, GREATEST).astype(np.int8)
+    if bias is None:
+        return q, scales, None
+    return q, scales, np.round(bias.astype(np.float64) / (x_scale * scales.astype(np.float64))).astype(np.int32)
+
+
+class Groups:
+    """Disjoint sets of tensors with one scale each."""
+
+    def __init__(self, ranges: Mapping[int, Range]) -> None:
+        self._ranges = ranges
+        self._parent: dict[int, int] = {}
+        self._range: dict[int, Range] = {}
+        self._fixed: dict[int, Params] = {}
+        self._size: dict[int, int] = {}
+
+    def size(self, tensor: int) -> int:
+        return self._size.get(self.root(tensor), 1)
+
+    def root(self, tensor: int) -> int:
+        parent = self._parent.setdefault(tensor, tensor)
+        if parent != tensor:
+            self._parent[tensor] = parent = self.root(parent)
+        return parent
+
+    def range(self, tensor: int) -> Range:
+        return self._range.get(self.root(tensor)) or self._ranges[tensor]
+
+    def widen(self, tensor: int, wanted: Range) -> None:
+        low, high = self.range(tensor)
+        self._range[self.root(tensor)] = (min(low, wanted[0]), max(high, wanted[1]))
+
+    def fix(self, tensor: int, params: Params) -> None:
+        self._fixed[self.root(tensor)] = params
+
+    def join(self, a: int, b: int) -> None:
+        """One scale for both, unless kernels dictate two different ones."""
+        ra, rb = self.root(a), self.root(b)
+        fixed = {self._fixed[r] for r in (ra, rb) if r in self._fixed}
+        if ra == rb or len(fixed) > 1:
+            return
+        (la, ha), (lb, hb) = self.range(a), self.range(b)
+        self._size[ra] = self.size(a) + self.size(b)
+        self._parent[rb] = ra
+        self._range[ra] = (min(la, lb), max(ha, hb))
+        for params in fixed:
+            self._fixed[ra] = params
+
+    def params(self, tensor: int) -> Params:
+        return self._fixed.get(self.root(tensor)) or params_of(*self.range(tensor))
+
+
+def assign(
+    graph: Graph, ranges: Mapping[int, Range], operators: Sequence[Any], unpooling: Unpooling
+) -> dict[int, Params]:
+    """The parameters of each computed float tensor that the int8 ``operators`` read or write."""
+    groups, users = Groups(ranges), graph.users()
+    for tensor in graph.inputs:
+        groups.widen(tensor, PICTURE)
+    for tensor in unpooling.flags:
+        groups.fix(tensor, FLAG)
+    for operator in operators:
+        output = RULES[graph.kind(operator)].output if graph.kind(operator) in RULES else None
+        if output is not None:
+            groups.fix(int(operator.outputs[0]), output)
+    for a, b in unpooling.alike:
+        groups.join(a, b)
+    shared = [o for o in operators if graph.kind(o) in RULES and RULES[graph.kind(o)].shares]
+    # Concatenations last: whether one would widen its inputs' scales shows once these are known.
+    for operator in sorted(shared, key=lambda o: graph.kind(o) == "CONCATENATION"):
+        _join_shared(graph, groups, operator, users)
+    for operator in shared:
+        # The border of a padded maximum pooling must stay below every element: it gets the lowest level for itself.
+        if graph.kind(operator) == "PADV2" and _is_border(graph.constant(int(operator.inputs[2]))):
+            low, high = groups.range(int(operator.inputs[0]))
+            groups.widen(int(operator.inputs[0]), (low - (high - low) / (GREATEST - LEAST - 1), high))
+    touched = {int(i) for o in operators for i in (*o.inputs, *o.outputs)}
+    computed = {i for i in touched if graph.is_float(i) and graph.constant(i) is None}
+    params = {i: groups.params(i) for i in computed if i in ranges or i in unpooling.flags}
+    return params | {d: Params(params[m].scale, LEAST) for d, m in unpooling.differences.items()}
+
+
+def _is_border(constant: NDArray[np.float32] | None) -> bool:
+    return constant is not None and bool((constant <= -BORDER).all())
+
+
+def _join_shared(graph: Graph, groups: Groups, operator: Any, users: Mapping[int, int]) -> None:
+    result = int(operator.outputs[0])
+    for source in (int(i) for i in operator.inputs):
+        if not graph.is_float(source) or graph.constant(source) is not None:
+            continue
+        read_elsewhere = users[source] > 1 or groups.size(source) > 1
+        if graph.kind(operator) == "CONCATENATION" and read_elsewhere and _loses(groups, source, result):
+            continue
+        groups.join(result, source)
+
+
+def _loses(groups: Groups, source: int, result: int) -> bool:
+    (low, high), (wide_low, wide_high) = groups.range(source), groups.range(result)
+    return (wide_high - wide_low) > CONCATENATION_LOSS * (high - low)

@@ -1,0 +1,296 @@
+"""Static int8 for a float .tflite file: weights per channel, activations per tensor, ranges from pictures.
+
+A pass of our own over the flatbuffer. ai-edge-quantizer 0.10 knows no LEAKY_RELU, PRELU, MINIMUM or CEIL and surrounds
+each with DEQUANTIZE and QUANTIZE (a third of ENet), and would quantize the masks of max-unpooling by range, which
+breaks them (see `mobileseg.quantization.tflite.unpooling`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from mobileseg.errors import unknown_option
+from mobileseg.quantization.tflite.flatbuffer import Graph, Params
+from mobileseg.quantization.tflite.observe import observe
+from mobileseg.quantization.tflite.operators import RULES, Weights
+from mobileseg.quantization.tflite.prepare import prepare
+from mobileseg.quantization.tflite.scales import assign, best_range, params_of, quantize, quantize_weights
+from mobileseg.quantization.tflite.unpooling import find_unpooling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from mobileseg.quantization.tflite.observe import Range
+    from mobileseg.quantization.tflite.unpooling import Unpooling
+
+DType = Literal["float32", "int8", "uint8"]
+RECIPE = (
+    "static int8: weights symmetric per channel, activations asymmetric per tensor, "
+    "ranges of least squared error over the calibration pictures"
+)
+UNSIGNED = 128
+"""What is added to an int8 zero point for the same numbers as uint8."""
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """``content``: the .tflite file. ``kept_float``: the operators that compute in float, ``"KIND: name"``.
+    ``images``: how many pictures calibrated it.
+    """
+
+    content: bytes
+    recipe: str
+    kept_float: tuple[str, ...]
+    images: int
+
+
+def quantize_static(
+    float_model: bytes,
+    pictures: Iterable[NDArray[np.uint8]],
+    *,
+    input_dtype: DType = "float32",
+    output_dtype: DType = "float32",
+    progress: Callable[[int], None] | None = None,
+) -> QuantizedModel:
+    """Quantize a file whose input is the camera's picture, (1, H, W, 3) float32 in 0..255.
+
+    ``pictures``: (H, W, 3) uint8 RGB of the file's size, taken one at a time; ``progress`` is called with the number
+    done. The same pictures give the same bytes. ``input_dtype``, ``output_dtype``: of the file's tensors; integer ones
+    carry scale and zero point, a uint8 input is the picture's bytes.
+
+    Raises `OptionError` for another dtype, `PictureError` for no picture or one of another size, `UsageError` for bytes
+    that are no .tflite file, `MissingExtraError` without the packages of extra ``tflite``.
+    """
+    for dtype in (input_dtype, output_dtype):
+        if dtype not in get_args(DType):
+            raise unknown_option("tensor type", dtype, get_args(DType))
+    prepared = Graph(float_model)
+    prepare(prepared)
+    content = prepared.to_bytes()
+    graph = Graph(content)
+    statistics, images = observe(content, pictures, progress)
+    # The classes' order is what counts in the output: cut off, the greatest would become equal.
+    ranges = {i: (s.low, s.high) if i in graph.outputs else best_range(s) for i, s in statistics.items()}
+    emitted = _Emitter(graph, ranges, input_dtype, output_dtype)
+    emitted.run()
+    return QuantizedModel(graph.to_bytes(), RECIPE, tuple(emitted.kept_float), images)
+
+
+def _is_quantizable(graph: Graph, operator: Any, ranges: Mapping[int, Range]) -> bool:
+    rule = RULES.get(graph.kind(operator))
+    floats = [int(i) for i in (*operator.inputs, *operator.outputs) if graph.is_float(int(i))]
+    if rule is None or not floats or any(graph.constant(i) is None and i not in ranges for i in floats):
+        return False
+    if rule.weights is None:
+        return True
+    bias = int(operator.inputs[rule.weights.bias]) if len(operator.inputs) > rule.weights.bias else -1
+    return graph.constant(int(operator.inputs[rule.weights.weights])) is not None and (
+        bias < 0 or graph.constant(bias) is not None
+    )
+
+
+class _Emitter:
+    """Writes the operators anew, with conversions where an int8 and a float operator meet.
+
+    The file's inputs and outputs keep their tensors, to which its signature refers.
+    """
+
+    def __init__(self, graph: Graph, ranges: Mapping[int, Range], input_dtype: DType, output_dtype: DType) -> None:
+        self.graph, self.ranges = graph, ranges
+        self.input_dtype, self.output_dtype = input_dtype, output_dtype
+        self.unpooling: Unpooling = find_unpooling(graph)
+        in_chain = set(self.unpooling.ceilings) | self.unpooling.skipped
+        self.quantized = {id(o) for o in graph.operators if id(o) in in_chain or _is_quantizable(graph, o, ranges)}
+        self.params = assign(graph, ranges, [o for o in graph.operators if id(o) in self.quantized], self.unpooling)
+        self.operators: list[Any] = []
+        self.kept_float: list[str] = []
+        self.in_float: dict[int, int] = {}
+        self.in_int8: dict[tuple[int, Params], int] = {}
+        self.constants: dict[tuple[int, bytes], int] = {}
+
+    def run(self) -> None:
+        for tensor in self.graph.inputs:
+            self._read_input(tensor)
+        for operator in self.graph.operators:
+            if id(operator) in self.unpooling.skipped:
+                continue
+            if id(operator) in self.unpooling.ceilings:
+                self._flag(operator)
+            elif id(operator) in self.quantized:
+                self._int8(operator)
+            else:
+                self._float(operator)
+        for tensor in self.graph.outputs:
+            self._write_output(tensor)
+        self.graph.subgraph.operators = self.operators
+
+    # Ends
+
+    def _read_input(self, tensor: int) -> None:
+        if not self.graph.is_float(tensor):
+            return
+        if self.input_dtype == "float32" or tensor not in self.params:
+            self.in_float[tensor] = tensor
+            return
+        params = self.params[tensor]
+        if self.input_dtype == "int8":
+            self.graph.set_type(tensor, "INT8", params)
+            self.in_int8[tensor, params] = tensor
+            return
+        self.graph.set_type(tensor, "UINT8", Params(params.scale, params.zero_point + UNSIGNED))
+        self.in_int8[tensor, params] = inner = self._new(tensor, "int8", "INT8", params)
+        self._convert("QUANTIZE", tensor, inner, version=2)
+
+    def _write_output(self, tensor: int) -> None:
+        produced = [i for (t, _), i in self.in_int8.items() if t == tensor]
+        if tensor in produced or self.in_float.get(tensor) == tensor:
+            return
+        if tensor not in self.in_float and not produced:  # not a float tensor: a class map
+            return
+        if self.output_dtype == "float32":
+            self._convert("DEQUANTIZE", produced[0], tensor, version=2)
+            return
+        params = self._own(tensor)
+        inner = self._as_int8(tensor, params)
+        shift = UNSIGNED if self.output_dtype == "uint8" else 0
+        self.graph.set_type(tensor, self.output_dtype.upper(), Params(params.scale, params.zero_point + shift))
+        self._convert("QUANTIZE", inner, tensor, version=2)
+
+    # Operators
+
+    def _float(self, operator: Any) -> None:
+        graph = self.graph
+        sources = [int(i) for i in operator.inputs]
+        if any(graph.is_float(int(i)) for i in (*sources, *operator.outputs)):
+            self.kept_float.append(graph.label(operator))
+        operator.inputs = np.asarray([self._as_float(i) for i in sources], np.int32)
+        operator.outputs = np.asarray([self._float_target(int(i)) for i in operator.outputs], np.int32)
+        self.operators.append(operator)
+
+    def _float_target(self, tensor: int) -> int:
+        if not self.graph.is_float(tensor):
+            return tensor
+        outward = tensor in self.graph.outputs and self.output_dtype != "float32"
+        self.in_float[tensor] = self._new(tensor, "float", "FLOAT32", None) if outward else tensor
+        return self.in_float[tensor]
+
+    def _int8(self, operator: Any) -> None:
+        rule = RULES[self.graph.kind(operator)]
+        sources = [int(i) for i in operator.inputs]
+        if rule.weights is not None:
+            operator.inputs = np.asarray(self._convolution_inputs(sources, rule.weights), np.int32)
+        else:
+            common = self.params[int(operator.outputs[0])] if rule.shares else None
+            operator.inputs = np.asarray([self._operand(i, common) for i in sources], np.int32)
+        operator.outputs = np.asarray([self._int8_target(int(i)) for i in operator.outputs], np.int32)
+        self.graph.raise_version(operator, rule.version)
+        self.operators.append(operator)
+
+    def _operand(self, tensor: int, common: Params | None) -> int:
+        if tensor < 0 or (not self._is_activation(tensor) and self.graph.constant(tensor) is None):
+            return tensor
+        return self._as_int8(tensor, common or self._own(tensor))
+
+    def _flag(self, ceil: Any) -> None:
+        """n = d * (1/s), see `mobileseg.quantization.tflite.unpooling`."""
+        graph, difference = self.graph, self.unpooling.ceilings[id(ceil)]
+        inverse = np.float32(1.0 / self.params[difference].scale)
+        params = params_of(0.0, float(inverse))
+        name = f"one_level_{difference}"
+        constant = graph.add_tensor(name, (), "INT8", params, quantize(np.asarray(inverse), params))
+        result = int(ceil.outputs[0])
+        inputs = [self._as_int8(difference, self.params[difference]), constant]
+        options = graph.schema.MulOptionsT()
+        self.operators.append(graph.new_operator("MUL", inputs, [self._int8_target(result)], options, version=2))
+
+    def _convolution_inputs(self, sources: list[int], places: Weights) -> list[int]:
+        graph = self.graph
+        x, w = sources[places.x], sources[places.weights]
+        b = sources[places.bias] if len(sources) > places.bias else -1
+        weights = graph.constant(w)
+        if weights is None:
+            raise TypeError("only convolutions of constant weights are quantizable")
+        params = self._own(x)
+        q, scales, bias = quantize_weights(weights, graph.constant(b), params.scale, places.axis)
+        inputs = list(sources)
+        inputs[places.x] = self._as_int8(x, params)
+        inputs[places.weights] = self._constant(w, q, "INT8", scales, places.axis)
+        if bias is not None:
+            inputs[places.bias] = self._constant(b, bias, "INT32", (scales * np.float32(params.scale)), 0)
+        return inputs
+
+    # Tensors
+
+    def _is_activation(self, tensor: int) -> bool:
+        """Whether it is computed in float or int8: not a constant, not a shape or an index."""
+        return tensor in self.params or (self.graph.is_float(tensor) and self.graph.constant(tensor) is None)
+
+    def _own(self, tensor: int) -> Params:
+        """A tensor's parameters: assigned, or of a constant or a float tensor by its values."""
+        if tensor in self.params:
+            return self.params[tensor]
+        constant = self.graph.constant(tensor)
+        low, high = self.ranges[tensor] if constant is None else (float(constant.min()), float(constant.max()))
+        return params_of(low, high)
+
+    def _int8_target(self, tensor: int) -> int:
+        if not self.graph.is_float(tensor):
+            return tensor
+        params = self.params[tensor]
+        outward = tensor in self.graph.outputs and self.output_dtype != "int8"
+        if outward:
+            index = self._new(tensor, "int8", "INT8", params)
+        else:
+            index = tensor
+            self.graph.set_type(tensor, "INT8", params)
+        self.in_int8[tensor, params] = index
+        return index
+
+    def _as_int8(self, tensor: int, params: Params) -> int:
+        constant = self.graph.constant(tensor)
+        if constant is not None:
+            scale, zero = np.asarray([params.scale], np.float32), params.zero_point
+            return self._constant(tensor, quantize(constant, params), "INT8", scale, 0, zero)
+        if (tensor, params) not in self.in_int8:
+            source = self.in_float.get(tensor)
+            version = 1
+            if source is None:
+                source, version = next(i for (t, _), i in self.in_int8.items() if t == tensor), 2
+            self.in_int8[tensor, params] = self._new(tensor, f"int8_{len(self.operators)}", "INT8", params)
+            self._convert("QUANTIZE", source, self.in_int8[tensor, params], version)
+        return self.in_int8[tensor, params]
+
+    def _as_float(self, tensor: int) -> int:
+        if tensor in self.in_float:
+            return self.in_float[tensor]
+        source = next((i for (t, _), i in self.in_int8.items() if t == tensor), None)
+        if source is None:  # a constant, or no float tensor
+            return tensor
+        self.in_float[tensor] = self._new(tensor, "float", "FLOAT32", None)
+        self._convert("DEQUANTIZE", source, self.in_float[tensor], version=2)
+        return self.in_float[tensor]
+
+    def _new(self, tensor: int, suffix: str, dtype: str, params: Params | None) -> int:
+        name = self.graph.tensor(tensor).name.decode(errors="replace")
+        return self.graph.add_tensor(f"{name}/{suffix}", self.graph.shape(tensor), dtype, params)
+
+    def _constant(
+        self, tensor: int, data: NDArray[Any], dtype: str, scales: NDArray[np.float32], axis: int, zero: int = 0
+    ) -> int:
+        """A quantized copy of a constant, one for all who want it with these scales."""
+        key = (tensor, scales.tobytes() + bytes(str(zero), "ascii"))
+        if key not in self.constants:
+            name = self.graph.tensor(tensor).name.decode(errors="replace")
+            index = self.graph.add_tensor(f"{name}/q{len(self.constants)}", data.shape, dtype, data=data)
+            self.graph.set_quantization(index, dtype, scales, np.full(len(scales), zero), axis)
+            self.constants[key] = index
+        return self.constants[key]
+
+    def _convert(self, kind: str, source: int, target: int, version: int) -> None:
+        options = getattr(self.graph.schema, f"{kind.title()}OptionsT")()
+        self.operators.append(self.graph.new_operator(kind, [source], [target], options, version))

@@ -1,0 +1,100 @@
+"""PReLU in each form: bit for bit torch's own, and left alone where no form is exact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mobileseg.converters.forms import Forms
+from mobileseg.converters.passes.rewrite_prelu import PASS
+
+
+def prelu(*slopes: float) -> nn.PReLU:
+    module = nn.PReLU(len(slopes))
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor(slopes))
+    return module
+
+
+def numbers() -> Tensor:
+    """(2, 4, 5, 7): normal numbers, and the ends of the range in one row."""
+    x = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0)) * 3
+    x[:, :, 0] = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 3e38, -3e38, -1.0])
+    return x
+
+
+# Slopes, the operator that computes them in form "native", and in form "maximum".
+CASES = {
+    "one": ((0.25,), "leaky_relu", "leaky_relu"),
+    "one negative": ((-0.3,), "leaky_relu", "leaky_relu"),
+    "one above 1": ((1.7,), "leaky_relu", "leaky_relu"),
+    "one zero": ((0.0,), "leaky_relu", "leaky_relu"),
+    "at most 1": ((0.1, -2.0, 1.0, 0.0), "prelu", "maximum"),
+    "at least 1": ((1.0, 1.5, 3.0, 1.1), "prelu", "minimum"),
+    "all 1": ((1.0, 1.0, 1.0, 1.0), "prelu", "maximum"),
+    "just below 1": ((0.99999994, 0.5, 0.25, 0.99999994), "prelu", "maximum"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_slope_in_every_form(exported: Any, lines: tuple[Forms, ...], case: str) -> None:
+    slopes, native, maximum = CASES[case]
+    x = numbers()
+    network = prelu(*slopes)
+    program = exported(network, x)
+    assert {forms.prelu for forms in lines} == {"native", "maximum"}
+    for forms in lines:
+        rewritten = program.rewrite(PASS, forms)
+        operator = native if forms.prelu == "native" else maximum
+        assert rewritten.outcome.count == (operator != "prelu")
+        assert rewritten.outcome.left == ()
+        assert rewritten.operators[operator] == 1
+        assert rewritten.operators["prelu"] == (operator == "prelu")
+        assert torch.equal(rewritten(x), network(x))
+
+
+def test_slopes_on_both_sides_of_1_are_left_by_name(exported: Any, lines: tuple[Forms, ...]) -> None:
+    x = numbers()
+    network = prelu(0.5, 1.5, 0.0, 2.0)
+    rewritten = exported(network, x).rewrite(PASS, replace(lines[0], prelu="maximum"))
+    assert (rewritten.outcome.count, rewritten.outcome.left) == (0, ("prelu: its slopes lie on both sides of 1",))
+    assert rewritten.operators["prelu"] == 1
+    assert torch.equal(rewritten(x), network(x))
+
+
+def test_computed_slopes_are_left_by_name(exported: Any, forms: Forms) -> None:
+    class Computed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.prelu(x, x.mean((0, 2, 3)))
+
+    x = numbers()[:, :, 1:]
+    rewritten = exported(Computed(), x).rewrite(PASS, forms)
+    assert (rewritten.outcome.count, rewritten.outcome.left) == (0, ("prelu: its slopes are computed, not constant",))
+    assert torch.equal(rewritten(x), Computed()(x))
+
+
+def test_one_module_used_twice_and_vectors(exported: Any, lines: tuple[Forms, ...]) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = prelu(0.5, -0.25, 0.75)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.act(x).mean((2, 3)) - 0.5)  # type: ignore[no-any-return]
+
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    rewritten = exported(Twice(), x).rewrite(PASS, replace(lines[0], prelu="maximum"))
+    assert (rewritten.outcome.count, rewritten.outcome.left) == (2, ())
+    assert torch.equal(rewritten(x), Twice()(x))
+
+
+def test_other_activations_are_left_alone(exported: Any, several: Any, forms: Forms) -> None:
+    network = several([nn.LeakyReLU(0.1), nn.ReLU(), nn.ELU()])
+    rewritten = exported(network, numbers()).rewrite(PASS, forms)
+    assert (rewritten.outcome.count, rewritten.outcome.left) == (0, ())
+    assert dict(rewritten.operators) == {"leaky_relu": 1, "relu": 1, "elu": 1}

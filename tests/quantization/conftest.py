@@ -1,0 +1,85 @@
+"""Two tiny networks as float .tflite files, and pictures to calibrate and test them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+SIZE = (32, 48)
+
+
+class Unpooling(nn.Module):
+    """Convolution, overlapping pooling (neighbours are often equal), pooling and unpooling by its indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.first(x)), 3, stride=1, padding=1)
+        y, indices = F.max_pool2d(x, 2, return_indices=True)
+        up = F.max_unpool2d(F.leaky_relu(self.middle(y), 0.2), indices, 2)
+        logits: Tensor = self.last(up)
+        return logits
+
+
+class Branches(nn.Module):
+    """PReLU per channel, padded average pooling, and a batch normalization behind parts of unlike ranges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.slopes = nn.PReLU(8)
+        self.norm = nn.BatchNorm2d(11)
+        self.last = nn.Conv2d(11, 4, 3, padding=2, dilation=2)
+        self.slopes.weight.data = torch.linspace(-0.3, 0.9, 8)
+        self.wide.weight.data *= 20.0
+        scale = torch.cat((torch.full((8,), 20.0), torch.full((3,), 0.3)))
+        self.norm.running_var.data = scale**2
+        self.norm.running_mean.data = scale / 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat((self.slopes(self.wide(x)), F.avg_pool2d(x, 3, stride=2, padding=1)), 1)
+        up = F.interpolate(self.norm(joined), scale_factor=2.0, mode="bilinear", align_corners=True)
+        logits: Tensor = self.last(up)
+        return logits
+
+
+def convert(network: nn.Module, path: Path) -> bytes:
+    pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
+    from mobileseg.converters.export import Deployed, export, rewrite
+    from mobileseg.converters.target import Lowering
+    from mobileseg.converters.tflite import lower
+    from mobileseg.types import Preprocessing
+
+    deployed = Deployed(network.eval(), Preprocessing("unit"), "logits")
+    lower(rewrite(export(deployed, SIZE), "tflite", "int8"), Lowering("int8", "logits", {}), path)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def unpooling_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    return convert(Unpooling(), tmp_path_factory.mktemp("models") / "unpooling.tflite")
+
+
+@pytest.fixture(scope="session")
+def branches_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    return convert(Branches(), tmp_path_factory.mktemp("models") / "branches.tflite")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[NDArray[np.uint8]]:
+    """Smooth coloured noise, (H, W, 3)."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (6, SIZE[0] // 4, SIZE[1] // 4, 3))
+    return [np.kron(c, np.ones((4, 4, 1))).astype(np.uint8) for c in coarse]

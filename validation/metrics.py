@@ -1,0 +1,278 @@
+"""How far two segmentations lie apart, accumulated picture by picture so that no more than one is held in memory.
+
+Error sums are taken in float64 over all values of all pictures; shares are of all pixels of all pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mobileseg.errors import PictureError
+from mobileseg.types import NotRun
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BOUNDARY_RADIUS = 2
+"""Half width in pixels of the band around class boundaries."""
+
+CONFIDENT_MARGIN = 0.5
+"""Lead in probability of the first class over the second from which the reference counts as sure of a pixel."""
+
+IGNORED_LABEL = 255
+"""The label value that marks a pixel without a class in every dataset's index maps."""
+
+
+@dataclass(frozen=True)
+class LogitErrors:
+    """Differences of value. Each figure is `NotRun` where it is not defined."""
+
+    max_abs_err: float | NotRun
+    """Largest ``|reference - artifact|``, in logits (in probability where the artifact ends in a softmax)."""
+    mean_abs_err: float | NotRun
+    """Mean of ``|reference - artifact|``, in the same unit."""
+    sqnr_db: float | NotRun
+    """``10 log10(sum reference^2 / sum (reference - artifact)^2)`` in dB; infinite where the two are equal."""
+    cosine: float | NotRun
+    """Cosine of the angle between all reference values and all artifact values, -1 to 1."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Shares of pixels, 0 to 1, at the artifact's output size."""
+
+    pixels: float
+    """Pixels that get the same class from both."""
+    boundary: float | NotRun
+    """The same among pixels whose 5x5 neighbourhood holds more than one class of the reference."""
+    confident_flips: float
+    """Pixels that change class although the reference's softmax puts its class 0.5 or more ahead of the next.
+
+    A threshold on the artifact's own largest error would be vacuous: a pixel whose margin exceeds twice that error
+    cannot flip. This one depends on the reference alone, so a worse artifact is not held to a laxer rule, and class
+    maps can be held to it.
+    """
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Accuracy against labels, of the checkpoint (``reference``) and of the file (``artifact``)."""
+
+    miou_reference: float
+    """Mean intersection over union, 0 to 1, over the classes that occur in the labels."""
+    miou_artifact: float
+    """The same of the artifact."""
+    pixel_accuracy_reference: float
+    """Share of labelled pixels that get their label's class, 0 to 1."""
+    pixel_accuracy_artifact: float
+    """The same of the artifact."""
+    iou_reference: tuple[float | None, ...]
+    """Intersection over union of each class; None where the class does not occur in the labels."""
+    iou_artifact: tuple[float | None, ...]
+    """The same of the artifact."""
+    confusion_reference: NDArray[np.int64] = field(compare=False)
+    """Pixel counts ``(C, C + 1)``: rows are labels, columns predictions, the last column no valid class at all."""
+    confusion_artifact: NDArray[np.int64] = field(compare=False)
+    """The same of the artifact."""
+
+
+class LogitErrorSums:
+    """Accumulates `LogitErrors` over arrays of equal shape and any layout."""
+
+    def __init__(self) -> None:
+        self._count = self._not_finite = 0
+        self._max = self._absolute = self._noise = self._reference = self._artifact = self._product = 0.0
+
+    def add(self, reference: NDArray[np.float32], artifact: NDArray[np.float32]) -> None:
+        ref, art = reference.astype(np.float64).ravel(), artifact.astype(np.float64).ravel()
+        self._count += ref.size
+        not_finite = ref.size - int(np.isfinite(art).sum())
+        self._not_finite += not_finite
+        if not_finite:
+            return
+        difference = np.abs(ref - art)
+        self._max = max(self._max, float(difference.max(initial=0.0)))
+        self._absolute += float(difference.sum())
+        self._noise += float(difference @ difference)
+        self._reference += float(ref @ ref)
+        self._artifact += float(art @ art)
+        self._product += float(ref @ art)
+
+    def result(self) -> LogitErrors:
+        if self._not_finite:
+            broken = NotRun(f"{self._not_finite} of the artifact's {self._count} values are NaN or infinite")
+            return LogitErrors(broken, broken, broken, broken)
+        return LogitErrors(
+            self._max,
+            self._absolute / self._count if self._count else NotRun("no values"),
+            self._sqnr(),
+            self._cosine(),
+        )
+
+    def _sqnr(self) -> float | NotRun:
+        if self._noise == 0.0:
+            return math.inf
+        if self._reference == 0.0:
+            return NotRun("all of the reference's values are zero: there is no signal")
+        return 10.0 * math.log10(self._reference / self._noise)
+
+    def _cosine(self) -> float | NotRun:
+        if self._reference == 0.0 or self._artifact == 0.0:
+            return NotRun("all values of one side are zero: the angle is not defined")
+        cosine = self._product / math.sqrt(self._reference) / math.sqrt(self._artifact)
+        return max(-1.0, min(1.0, cosine))
+
+
+class AgreementCounts:
+    """Accumulates `Agreement` over class maps."""
+
+    def __init__(self) -> None:
+        self._pixels = self._equal = self._band = self._band_equal = self._confident_flips = 0
+
+    def add(self, reference: NDArray[np.int64], artifact: NDArray[np.int64], confident: NDArray[np.bool_]) -> None:
+        """``(H, W)`` class maps, and where the reference is sure of its class (`confident_pixels`)."""
+        equal = reference == artifact
+        band = boundary_band(reference)
+        self._pixels += equal.size
+        self._equal += int(equal.sum())
+        self._band += int(band.sum())
+        self._band_equal += int((equal & band).sum())
+        self._confident_flips += int((~equal & confident).sum())
+
+    def result(self) -> Agreement:
+        return Agreement(
+            pixels=self._equal / self._pixels,
+            boundary=self._band_equal / self._band
+            if self._band
+            else NotRun("the reference's maps have no class boundary"),
+            confident_flips=self._confident_flips / self._pixels,
+        )
+
+
+class LabelCounts:
+    """Accumulates `LabelScores` over label maps and the two predictions at the labels' size."""
+
+    def __init__(self, num_classes: int, void: int | None) -> None:
+        self._num_classes, self._void = num_classes, void
+        self._reference = np.zeros((num_classes, num_classes + 1), np.int64)
+        self._artifact = np.zeros_like(self._reference)
+
+    def add(self, labels: NDArray[np.uint8], reference: NDArray[np.int64], artifact: NDArray[np.int64]) -> None:
+        """``(H, W)`` each. Raises `PictureError` for a label that is no class of the network."""
+        self._reference += confusion_matrix(labels, reference, self._num_classes, self._void)
+        self._artifact += confusion_matrix(labels, artifact, self._num_classes, self._void)
+
+    def result(self) -> LabelScores:
+        """Raises `PictureError` where every pixel added was void: there is nothing to score."""
+        if not self._reference.any():
+            raise PictureError(
+                "Every pixel of the label maps is void; expected class indices. Check the labels folder."
+            )
+        iou_reference, iou_artifact = class_iou(self._reference), class_iou(self._artifact)
+        return LabelScores(
+            miou_reference=_mean_of_present(iou_reference),
+            miou_artifact=_mean_of_present(iou_artifact),
+            pixel_accuracy_reference=float(self._reference.trace() / self._reference.sum()),
+            pixel_accuracy_artifact=float(self._artifact.trace() / self._artifact.sum()),
+            iou_reference=iou_reference,
+            iou_artifact=iou_artifact,
+            confusion_reference=self._reference,
+            confusion_artifact=self._artifact,
+        )
+
+
+def class_map(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """``(C, H, W)`` logits to ``(H, W)`` classes, the first of equals; -1 where a value is not finite."""
+    classes = logits.argmax(axis=0)
+    return np.where(np.isfinite(logits).all(axis=0), classes, -1)
+
+
+def confident_pixels(logits: NDArray[np.float32], margin: float = CONFIDENT_MARGIN) -> NDArray[np.bool_]:
+    """Where the softmax of ``(C, H, W)`` logits puts its class at least ``margin`` ahead of the next: ``(H, W)``."""
+    if logits.shape[0] == 1:
+        return np.ones(logits.shape[1:], np.bool_)
+    best = np.sort(softmax(logits), axis=0)[-2:]
+    sure: NDArray[np.bool_] = best[1] - best[0] >= margin
+    return sure
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax over the first axis of ``(C, H, W)``."""
+    exponentials = np.exp(logits - logits.max(axis=0, keepdims=True))
+    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=0, keepdims=True)
+    return probabilities
+
+
+def boundary_band(classes: NDArray[np.int64], radius: int = BOUNDARY_RADIUS) -> NDArray[np.bool_]:
+    """Pixels of an ``(H, W)`` class map with a pixel of another class within ``radius`` rows and columns."""
+    highest = lowest = classes
+    for axis in (0, 1):
+        widths = [(radius, radius) if a == axis else (0, 0) for a in (0, 1)]
+        # The edge's replica lies inside every window that reaches beyond the edge, so it adds no value to it.
+        highest = _windows(np.pad(highest, widths, "edge"), radius, axis).max(axis=-1)
+        lowest = _windows(np.pad(lowest, widths, "edge"), radius, axis).min(axis=-1)
+    band: NDArray[np.bool_] = highest != lowest
+    return band
+
+
+def confusion_matrix(
+    labels: NDArray[np.uint8], predictions: NDArray[np.int64], num_classes: int, void: int | None
+) -> NDArray[np.int64]:
+    """Pixel counts ``(C, C + 1)``, label by prediction; the last column takes predictions outside ``0..C-1``.
+
+    Pixels labelled ``void`` or 255 are left out; a prediction of ``void`` stays in and is therefore wrong.
+    Raises `PictureError` for any other label that is not below ``num_classes``.
+    """
+    counted = labels != IGNORED_LABEL
+    if void is not None:
+        counted &= labels != void
+    rows = labels[counted].astype(np.int64)
+    if rows.size and rows.max() >= num_classes:
+        raise PictureError(
+            f"A label map holds class {rows.max()}, but the network has {num_classes} classes; "
+            f"expected 0..{num_classes - 1}, or {IGNORED_LABEL} for pixels without a class. "
+            "Use label maps of the classes that the network was trained on."
+        )
+    columns = predictions[counted]
+    columns = np.where((columns >= 0) & (columns < num_classes), columns, num_classes)
+    width = num_classes + 1
+    return np.bincount(rows * width + columns, minlength=num_classes * width).reshape(num_classes, width)
+
+
+def class_iou(confusion: NDArray[np.int64]) -> tuple[float | None, ...]:
+    """``TP / (TP + FP + FN)`` of each class of a ``(C, C + 1)`` confusion matrix; None for a class without labels."""
+    hits = np.diagonal(confusion)
+    labelled = confusion.sum(axis=1)
+    union = labelled + confusion.sum(axis=0)[:-1] - hits
+    return tuple(float(h / u) if n else None for h, u, n in zip(hits, union, labelled, strict=True))
+
+
+def resize_bilinear(logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """``(C, H, W)`` logits to ``(C, *size)``: bilinear, with half-pixel centres (``align_corners=False``)."""
+    if logits.shape[1:] == size:
+        return logits
+    import torch
+    from torch.nn import functional
+
+    resized = functional.interpolate(torch.from_numpy(np.ascontiguousarray(logits))[None], size=size, mode="bilinear")
+    return np.asarray(resized[0].numpy(), np.float32)
+
+
+def resize_nearest(classes: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
+    """An ``(H, W)`` class map to ``size``: the source pixel that holds each target pixel's centre."""
+    rows, columns = (((2 * np.arange(n) + 1) * old) // (2 * n) for n, old in zip(size, classes.shape, strict=True))
+    resized: NDArray[np.int64] = classes[rows[:, None], columns[None, :]]
+    return resized
+
+
+def _windows(padded: NDArray[np.int64], radius: int, axis: int) -> NDArray[np.int64]:
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1, axis=axis)
+
+
+def _mean_of_present(values: tuple[float | None, ...]) -> float:
+    present = [v for v in values if v is not None]
+    return sum(present) / len(present)

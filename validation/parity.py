@@ -1,0 +1,189 @@
+"""Runs a file and the checkpoint that it came from on the same pictures, and measures how far they lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mobileseg.errors import CheckpointError, PictureError, UsageError
+from mobileseg.types import ChannelOrder, Head, NotRun, Preprocessing
+from mobileseg.validation.metrics import (
+    Agreement,
+    AgreementCounts,
+    LabelCounts,
+    LabelScores,
+    LogitErrors,
+    LogitErrorSums,
+    class_map,
+    confident_pixels,
+    resize_bilinear,
+    resize_nearest,
+    softmax,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mobileseg.types import Checkpoint
+    from mobileseg.validation.runners.base import Runner
+
+Reference = Callable[["NDArray[np.uint8]"], "NDArray[np.float32]"]
+"""``(N, H, W, 3) uint8`` RGB pictures to the checkpoint's logits ``(N, C, H', W') float32``."""
+
+LABEL_PROTOCOL: dict[Head, str] = {
+    "logits": "logits resized bilinearly to the label size, argmax over all outputs",
+    "softmax": "logarithms of the probabilities resized bilinearly to the label size, argmax over all outputs",
+    "argmax": "class maps of both sides resized to the label size by nearest neighbour",
+}
+"""How either side's prediction gets to the labels' size; void and 255 pixels of the labels are left out."""
+
+CHANNELS: dict[ChannelOrder, tuple[int, int, int]] = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """What `compare` measured."""
+
+    runner: str
+    """Name and version of the runtime that ran the file."""
+    notes: tuple[str, ...]
+    """What had to be assumed about the file."""
+    head: Head
+    """What the file returns."""
+    images: int
+    """Pictures compared."""
+    errors: LogitErrors | NotRun
+    """Differences of value; `NotRun` where the file returns classes."""
+    agreement: Agreement
+    """Shares of pixels of equal class."""
+    scores: LabelScores | NotRun
+    """Accuracy of both against labels; `NotRun` where no labels were given."""
+
+
+def compare(
+    reference: Reference,
+    runner: Runner,
+    pictures: Iterable[NDArray[np.uint8]],
+    labels: Iterable[NDArray[np.uint8]] | None = None,
+    *,
+    void: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> ParityResult:
+    """Compares picture by picture, holding one at a time.
+
+    ``pictures``: ``(H, W, 3) uint8`` RGB of the file's input size. ``labels``: an ``(h, w) uint8`` class map for each,
+    of any size. ``void``: the output that is no class. ``preprocessing``: what turns a picture into the network's
+    input, needed for a file of raw input. A file that ends in a softmax is held against the softmax of the reference.
+    Raises `PictureError` for no pictures or unequal numbers of pictures and labels, `UsageError` for a file whose
+    output is not the network's, `CheckpointError` for a reference that is not finite.
+    """
+    errors, agreement, scores, images = LogitErrorSums(), AgreementCounts(), None, 0
+    for picture, label in _in_pairs(pictures, labels):
+        expected = _finite(reference(picture[None])[0])
+        actual = runner.run(_runner_input(picture[None], runner, preprocessing))[0]
+        _check_shape(expected, actual, runner)
+        images += 1
+        classes = class_map(expected)
+        if runner.head == "argmax":
+            actual_classes = actual
+        else:
+            actual_classes = class_map(actual)
+            errors.add(softmax(expected) if runner.head == "softmax" else expected, actual)
+        agreement.add(classes, actual_classes, confident_pixels(expected))
+        if label is not None:
+            scores = scores or LabelCounts(expected.shape[0], void)
+            scores.add(label, *_at_label_size(expected, actual, runner.head, (label.shape[0], label.shape[1])))
+    if not images:
+        raise PictureError("No picture was given to compare the file and the checkpoint on; expected at least one.")
+    returns_classes = NotRun(
+        "the file returns classes, not logits: there are no values to compare, and no SQNR gate applies"
+    )
+    return ParityResult(
+        runner=runner.runtime,
+        notes=runner.notes,
+        head=runner.head,
+        images=images,
+        errors=returns_classes if runner.head == "argmax" else errors.result(),
+        agreement=agreement.result(),
+        scores=scores.result() if scores else NotRun("no labels were given"),
+    )
+
+
+def network_input(pictures: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """``(N, H, W, 3) uint8`` RGB pictures as the authors fed them: ``(N, 3, H, W) float32``, computed in float64."""
+    gain, offset = preprocessing.affine()
+    ordered = pictures[..., CHANNELS[preprocessing.channel_order]].astype(np.float64)
+    return np.ascontiguousarray((ordered * gain + offset).transpose(0, 3, 1, 2), np.float32)
+
+
+def reference_of(checkpoint: Checkpoint) -> Reference:
+    """The checkpoint as a function of pictures, on the CPU in float32."""
+
+    def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            logits = checkpoint.network(torch.from_numpy(network_input(pictures, checkpoint.preprocessing)))
+        return np.asarray(logits.numpy(), np.float32)
+
+    return run
+
+
+def _in_pairs(
+    pictures: Iterable[NDArray[np.uint8]], labels: Iterable[NDArray[np.uint8]] | None
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]]:
+    """Each picture with its label map, or with None where no labels were given."""
+    if labels is None:
+        yield from ((picture, None) for picture in pictures)
+        return
+    label_iterator = iter(labels)
+    for picture in pictures:
+        label = next(label_iterator, None)
+        if label is None:
+            raise PictureError("There are fewer label maps than pictures; expected one for each.")
+        yield picture, label
+    if next(label_iterator, None) is not None:
+        raise PictureError("There are more label maps than pictures; expected one for each.")
+
+
+def _runner_input(pictures: NDArray[np.uint8], runner: Runner, preprocessing: Preprocessing | None) -> NDArray[Any]:
+    if not runner.raw_input:
+        return pictures
+    if preprocessing is None:
+        raise UsageError(
+            f"'{runner.artifact.path}' takes the network's own input; name its preprocessing: --preprocessing."
+        )
+    return network_input(pictures, preprocessing)
+
+
+def _finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(logits).all():
+        raise CheckpointError(
+            "The checkpoint's own output holds NaN or infinite values, so nothing can be held against it; "
+            "check the weights and the preprocessing (--preprocessing)."
+        )
+    return logits
+
+
+def _check_shape(expected: NDArray[np.float32], actual: NDArray[Any], runner: Runner) -> None:
+    wanted = expected.shape[1:] if runner.head == "argmax" else expected.shape
+    if actual.shape != wanted:
+        raise UsageError(
+            f"'{runner.artifact.path}' returns {actual.shape} for one picture, the checkpoint {wanted}; "
+            "expected a file that was made from this checkpoint (--against)."
+        )
+
+
+def _at_label_size(
+    expected: NDArray[np.float32], actual: NDArray[Any], head: Head, size: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Both predictions as class maps of the labels' size, by `LABEL_PROTOCOL`: both sides in the same way."""
+    if head == "argmax":
+        return resize_nearest(class_map(expected), size), resize_nearest(actual, size)
+    if head == "softmax":
+        # log softmax differs from the logits by one number a pixel, which stays common to all classes when resized.
+        actual = np.log(np.maximum(actual, np.finfo(np.float32).tiny))
+    return class_map(resize_bilinear(expected, size)), class_map(resize_bilinear(actual, size))

@@ -1,0 +1,88 @@
+"""TFLite files on the LiteRT interpreter, with its default XNNPACK delegate."""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mobileseg.errors import MissingExtraError, UsageError
+from mobileseg.types import TensorSpec
+from mobileseg.validation.runners.base import METADATA_KEY, Runner, make_runner
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Distribution -> module with `Interpreter`; the first that is installed is used. Boards often have only the second.
+INTERPRETERS = {
+    "ai-edge-litert": "ai_edge_litert.interpreter",
+    "tflite-runtime": "tflite_runtime.interpreter",
+}
+
+
+def open_runner(path: Path, threads: int = 1) -> Runner:
+    """Loads a ``.tflite`` file. Raises `UsageError` where it does not load, `MissingExtraError` with no interpreter."""
+    distribution, interpreter_class = _find_interpreter()
+    content = path.read_bytes()
+    try:
+        interpreter = interpreter_class(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"'{path}' does not load as a TFLite file: {error}. Convert it again.") from error
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
+        interpreter.set_tensor(inputs[0]["index"], tensor)
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(outputs[0]["index"]))
+
+    description, notes = _embedded_metadata(content)
+    return make_runner(
+        path=path,
+        runtime=f"{distribution} {installed.version(distribution)} (XNNPACK)",
+        inputs=tuple(_tensor_spec(details) for details in inputs),
+        outputs=tuple(_tensor_spec(details) for details in outputs),
+        metadata_json=description,
+        invoke=invoke,
+        notes=notes,
+    )
+
+
+def _find_interpreter() -> tuple[str, Any]:
+    for distribution, module in INTERPRETERS.items():
+        try:
+            return distribution, importlib.import_module(module).Interpreter
+        except ModuleNotFoundError:
+            continue
+    raise MissingExtraError("tflite", "ai_edge_litert")
+
+
+def _tensor_spec(details: dict[str, Any]) -> TensorSpec:
+    """``scale`` and ``zero_point`` are None for a tensor not quantized as a whole. The layout is not known yet."""
+    quantization = details["quantization_parameters"]
+    quantized = len(quantization["scales"]) == 1
+    return TensorSpec(
+        name=details["name"],
+        shape=tuple(int(n) for n in details["shape"]),
+        dtype=np.dtype(details["dtype"]).name,
+        layout="",
+        scale=float(quantization["scales"][0]) if quantized else None,
+        zero_point=int(quantization["zero_points"][0]) if quantized else None,
+    )
+
+
+def _embedded_metadata(content: bytes) -> tuple[bytes | None, tuple[str, ...]]:
+    """The text of the flatbuffer's metadata entry of our name, or None; and why it could not be looked for."""
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ModuleNotFoundError:
+        return None, ("The file's metadata cannot be read without ai-edge-litert.",)
+    model = schema.Model.GetRootAs(content, 0)
+    entries = (model.Metadata(i) for i in range(model.MetadataLength()))
+    for entry in entries:
+        if entry.Name() == METADATA_KEY.encode():
+            return model.Buffers(entry.Buffer()).DataAsNumpy().tobytes(), ()
+    return None, ()
