@@ -1,7 +1,9 @@
 """How long `mobileseg convert --to tflite` takes beside litert-torch alone on the same rewritten module.
 
-Whole processes, alternating, medians and their ratio as JSON. The second process gets the rewritten program from a file, so that it
-pays for litert-torch's import, conversion and writing only; ours pays for loading the checkpoint, export, rewriting, conversion,
+Whole processes, alternating, medians and their ratio as JSON. The second process gets the rewritten program from a
+file, so that it
+pays for litert-torch's import, conversion and writing only; ours pays for loading the checkpoint, export, rewriting,
+conversion,
 running the file and comparing it on pictures.
 
     python benchmarks/convert_overhead.py CHECKPOINT --size 256x512 --runs 5

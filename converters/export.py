@@ -146,14 +146,13 @@ def operator_name(node: Node) -> str | None:
 
 
 def refuse_what_is_left(rewritten: RewrittenProgram, forbidden: frozenset[str]) -> None:
-    """Raise `RewriteError` naming each node whose operator the target cannot run and each reason that a pass gave for
-    leaving it."""
+    """Raise `RewriteError` that names each node whose operator the target cannot run, with the reason that a pass gave
+    for leaving it."""
+    reasons = {reason.partition(":")[0]: reason for r in rewritten.rewrites for reason in r.left}
     nodes = [n for n in rewritten.module.graph.nodes if operator_name(n) in forbidden]
-    if not nodes:
-        return
-    reasons = [reason for r in rewritten.rewrites for reason in r.left]
-    named = "; ".join(reasons) if reasons else ", ".join(f"{n.name} ({n.target})" for n in nodes)
-    raise RewriteError(
-        f"This network cannot be rewritten exactly for the target: {named}. "
-        "`mobileseg doctor CHECKPOINT` lists every operator it rewrites and leaves."
-    )
+    if nodes:
+        named = "; ".join(reasons.get(n.name, f"{n.name}: no rewrite covers {operator_name(n)}") for n in nodes)
+        raise RewriteError(
+            f"This network cannot be rewritten exactly for the target: {named}. "
+            "`mobileseg doctor CHECKPOINT` lists every operator it rewrites and leaves."
+        )

@@ -48,15 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fault = error.exit_code == MobilesegError.exit_code
             code = failures.fault(error, log) if fault else failures.told(error, error.exit_code)
         except typer.TyperException as error:
-            code = failures.told(UsageError(f"{error.format_message()} See: mobileseg --help"), UsageError.exit_code)
+            code = failures.told(UsageError(f"{error.format_message()} (See mobileseg --help.)"), UsageError.exit_code)
         except KeyboardInterrupt:
             code = failures.interrupted(interruption)
         # The outermost boundary: what arrives here is a defect of ours or of a library, of whatever kind, and a user
         # gets a paragraph and the place of the log instead of a traceback.
         except Exception as error:  # noqa: BLE001
             code = failures.interrupted(interruption) if interruption.received else failures.fault(error, log)
-    if code != MobilesegError.exit_code:
-        log.discard()
+        finally:
+            log.close()
     return code
 
 

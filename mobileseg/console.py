@@ -98,23 +98,23 @@ class Screen:
         self.console.print(f"In {files[0].artifact.path.parent}, each with its report (.report.json).", soft_wrap=True)
         for file in files:
             for gate in (g for g in file.report["parity"]["gates"] if not g["passed"]):
-                self.console.print(
-                    f"Gate not met by {file.artifact.path}: {gate_text(gate)} ({GATES[gate['name']][3]})"
-                )
+                self.console.print(f"Gate not met by {file.artifact.path.name}: {gate_text(gate)}.", soft_wrap=True)
 
     def diagnosed(self, diagnosis: Diagnosis) -> None:
         self.table(
-            ("Target", "Packages", "Works", "Remedy"),
+            ("Target", "Packages", "Works"),
             [
                 (
                     backend.target,
                     "\n".join(f"{name} {version or 'missing'}" for name, version in backend.packages.items()),
-                    backend.fault or "yes",
-                    backend.remedy or "",
+                    "yes" if backend.works else "no",
                 )
                 for backend in diagnosis.backends
             ],
         )
+        for backend in diagnosis.backends:
+            if not backend.works:
+                self.console.print(f"{backend.target}: {backend.fault}. Mend it with: {backend.remedy}", soft_wrap=True)
         if diagnosis.checkpoint is None or diagnosis.size is None:
             return
         self.loaded(diagnosis.checkpoint, diagnosis.size)

@@ -19,7 +19,6 @@ from mobileseg.types import Checkpoint, Rewrite, Size
 
 if TYPE_CHECKING:
     from mobileseg.converters.export import Exported
-
     from mobileseg.converters.target import Target
 
 IMPORT_SECONDS = 300

@@ -34,7 +34,7 @@ class Failures:
 
     def fault(self, error: Exception, log: Log) -> int:
         """A defect of ours or of a library: the traceback goes to the log, which is to be kept."""
-        log.add("".join(traceback.format_exception(error)))
+        log.keep("".join(traceback.format_exception(error)))
         if self.verbose:
             traceback.print_exception(error)
         name = type(error).__name__

@@ -22,6 +22,7 @@ class Log:
 
     def __init__(self) -> None:
         self.path: Path | None = None
+        self.kept = False
 
     def open(self) -> int:
         """A descriptor that appends to the file."""
@@ -31,14 +32,16 @@ class Log:
             return descriptor
         return os.open(self.path, os.O_WRONLY | os.O_APPEND)
 
-    def add(self, text: str) -> None:
+    def keep(self, text: str) -> None:
+        """Add ``text`` and let the file stay."""
         with os.fdopen(self.open(), "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
+        self.kept = True
 
-    def discard(self) -> None:
-        if self.path is not None:
+    def close(self) -> None:
+        """Remove the file, unless it is to be kept."""
+        if self.path is not None and not self.kept:
             self.path.unlink(missing_ok=True)
-            self.path = None
 
 
 @contextmanager

@@ -1,15 +1,16 @@
-"""Taking an image apart into the s x s phases of its blocks, and putting it together again.
+"""Taking an image apart into the s x s phases of its blocks, and putting it together again, in the target's order.
 
-``split``: x (N, C, H, W) with H, W divisible by the block -> phases[r][c] (N, C, H/sh, W/sw), where phases[r][c][...,
-i, j] = x[..., i*sh + r, j*sw + c].
-``merge`` is its inverse. Both are exact: they move numbers and compute none.
+A form works on tensors of its own order: ``enter`` brings (N, C, H, W) into it, ``leave`` back.
 
-channels_last   in memory order (N, H, W, C) a block row is one contiguous run of sw*C numbers, so that a phase is a
-                slice of a reshape and the merge is a concatenation seen through a reshape: no transposition is left
-                once the target itself is channels-last.
-channels_first  in memory order (N, C, H, W) one 3-D transposition sorts each line by phase; a phase is then a slice, and
-                the merge is one concatenation and the transposition back. (Selecting from a 6-D reshape instead becomes
-                Gather in ONNX; measured equal in speed.)
+``split``: x with H, W divisible by the block -> phases[r][c]; its pixel (i, j) is x's pixel (i*sh + r, j*sw + c).
+``merge`` is its inverse. All are exact: they move numbers and compute none.
+
+channels_last   (N, H, W, C): a block row is one contiguous run of sw*C numbers, so that a phase is a slice of a reshape
+                and the merge is a concatenation seen through a reshape. Once the target itself is channels-last, no
+                transposition is left.
+channels_first  (N, C, H, W): one 3-D transposition sorts each line by phase; a phase is then a slice, and the merge is
+                one concatenation and the transposition back. (Selecting from a 6-D reshape instead becomes Gather in
+                ONNX; measured equal in speed.)
 """
 
 from __future__ import annotations
@@ -26,22 +27,43 @@ Phases = Sequence[Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class BlockForm:
+    """``height``, ``channels``: the axes of rows (columns are the next) and of channels."""
+
+    height: int
+    channels: int
+    enter: Callable[[Tensor], Tensor]
+    leave: Callable[[Tensor], Tensor]
     split: Callable[[Tensor, Block], list[list[Tensor]]]
     merge: Callable[[Phases], Tensor]
+
+    def size(self, x: Tensor) -> tuple[int, int]:
+        """Height and width."""
+        return x.shape[self.height], x.shape[self.height + 1]
+
+    def cut(self, x: Tensor, top: int, left: int, height: int, width: int, fill: float) -> Tensor:
+        """The rectangle of x that starts at (top, left), ``fill`` where it reaches beyond x."""
+        h, w = self.size(x)
+        bottom, right = top + height, left + width
+        if max(top, left) > 0 or bottom < h or right < w:
+            inside = (slice(max(top, 0), min(bottom, h)), slice(max(left, 0), min(right, w)))
+            x = x[(slice(None),) * self.height + inside]
+        margins = [0, 0] * (x.ndim - self.height - 2)
+        margins += [max(-left, 0), max(right - w, 0), max(-top, 0), max(bottom - h, 0)]
+        return torch.ops.aten.constant_pad_nd.default(x, margins, fill) if any(margins) else x
 
 
 def _split_channels_last(x: Tensor, block: Block) -> list[list[Tensor]]:
     sh, sw = block
-    n, c, h, w = x.shape
-    rows = x.permute(0, 2, 3, 1).reshape(n, h // sh, sh, w // sw, sw * c)
-    return [[rows[:, :, r, :, q * c : (q + 1) * c].permute(0, 3, 1, 2) for q in range(sw)] for r in range(sh)]
+    n, h, w, c = x.shape
+    rows = x.reshape(n, h // sh, sh, w // sw, sw * c)
+    return [[rows[:, :, r, :, q * c : (q + 1) * c] for q in range(sw)] for r in range(sh)]
 
 
 def _merge_channels_last(phases: Phases) -> Tensor:
     sh, sw = len(phases), len(phases[0])
-    n, c, h, w = phases[0][0].shape
-    rows = [torch.cat([p.permute(0, 2, 3, 1) for p in row], dim=3).reshape(n, h, 1, w * sw, c) for row in phases]
-    return torch.cat(rows, dim=2).reshape(n, h * sh, w * sw, c).permute(0, 3, 1, 2)
+    n, h, w, c = phases[0][0].shape
+    rows = [torch.cat(list(row), dim=3).reshape(n, h, 1, w * sw, c) for row in phases]
+    return torch.cat(rows, dim=2).reshape(n, h * sh, w * sw, c)
 
 
 def _split_channels_first(x: Tensor, block: Block) -> list[list[Tensor]]:
@@ -59,7 +81,20 @@ def _merge_channels_first(phases: Phases) -> Tensor:
     return lines.transpose(1, 2).reshape(n, c, h * sh, w * sw)
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
 BLOCKS = {
-    "channels_last": BlockForm(_split_channels_last, _merge_channels_last),
-    "channels_first": BlockForm(_split_channels_first, _merge_channels_first),
+    "channels_last": BlockForm(
+        height=1,
+        channels=3,
+        enter=lambda x: x.permute(0, 2, 3, 1),
+        leave=lambda x: x.permute(0, 3, 1, 2),
+        split=_split_channels_last,
+        merge=_merge_channels_last,
+    ),
+    "channels_first": BlockForm(
+        height=2, channels=1, enter=_same, leave=_same, split=_split_channels_first, merge=_merge_channels_first
+    ),
 }

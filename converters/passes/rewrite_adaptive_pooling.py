@@ -81,8 +81,9 @@ def _replace_by_phases(module: GraphModule, node: Node, x: Node, size: tuple[int
     ]
 
     def pooled(x: Tensor, *weights: Tensor) -> Tensor:
-        phases = [F.conv2d(x, w, stride=(p_h, p_w), groups=x.shape[1]) for w in weights]
-        return blocks.merge([phases[i : i + len(columns)] for i in range(0, len(phases), len(columns))])
+        phases = [blocks.enter(F.conv2d(x, w, stride=(p_h, p_w), groups=x.shape[1])) for w in weights]
+        rows_of_phases = [phases[i : i + len(columns)] for i in range(0, len(phases), len(columns))]
+        return blocks.leave(blocks.merge(rows_of_phases))
 
     replace(node, pooled, x, *weights)
 

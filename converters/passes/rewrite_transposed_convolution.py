@@ -118,10 +118,9 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             size: tuple[int, int] = (height, width),
         ) -> Tensor:
             z = F.conv2d(F.pad(x, margins) if any(margins) else x, weight, bias)
-            channels = z.shape[1] // (stride[0] * stride[1])
-            parts = z.split(channels, dim=1)
+            parts = blocks.enter(z).split(z.shape[1] // (stride[0] * stride[1]), dim=blocks.channels)
             plane = blocks.merge([parts[r * stride[1] : (r + 1) * stride[1]] for r in range(stride[0])])
-            return plane if plane.shape[-2:] == size else plane[:, :, : size[0], : size[1]]
+            return blocks.leave(blocks.cut(plane, 0, 0, *size, fill=0.0))
 
         replace(node, rewritten, x, *operands)
         count += 1

@@ -37,11 +37,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mobileseg.converters.passes.base import Outcome, Pass, arguments_of, aten, inline, is_call, pair, substitute, value
-from mobileseg.converters.passes.blocks import BLOCKS, BlockForm
+from mobileseg.converters.passes.blocks import BLOCKS, BlockForm, Phases
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -99,36 +98,29 @@ def _ceil_mask(difference: Tensor) -> Tensor:
 MASKS: dict[str, Callable[[Tensor], Tensor]] = {"ceil": _ceil_mask, "sign": torch.sign}
 
 
-def _cut(x: Tensor, top: int, left: int, height: int, width: int, fill: float) -> Tensor:
-    """The rectangle of x that starts at (top, left), ``fill`` where it reaches beyond x."""
-    h, w = x.shape[-2:]
-    bottom, right = top + height, left + width
-    if max(top, left) > 0 or bottom < h or right < w:
-        x = x[:, :, max(top, 0) : min(bottom, h), max(left, 0) : min(right, w)]
-    margins = (max(-left, 0), max(right - w, 0), max(-top, 0), max(bottom - h, 0))
-    return F.pad(x, margins, value=fill) if any(margins) else x
-
-
 def not_maximum(
     x: Tensor, pooled: Tensor, window: Window, mask: Callable[[Tensor], Tensor], blocks: BlockForm
 ) -> list[Tensor]:
-    """For each position of the window, 1.0 where x is below its window's maximum and 0.0 where it equals it: (N, C,
-    h, w) each."""
+    """For each position of the window, 1.0 where x is below its window's maximum and 0.0 where it equals it.
+
+    x (N, C, H, W), pooled (N, C, h, w); the masks are pooled's size, in the memory order of ``blocks``.
+    """
     (ph, pw), (sh, sw), (gh, gw) = window.padding, window.stride, window.grid
-    phases = blocks.split(_cut(x, -ph, -pw, gh * sh, gw * sw, -torch.inf), window.stride)
-    return [mask(pooled - _shifted(phases, position, window)) for position in window.positions]
+    phases = blocks.split(blocks.cut(blocks.enter(x), -ph, -pw, gh * sh, gw * sw, -torch.inf), window.stride)
+    maximum = blocks.enter(pooled)
+    return [mask(maximum - _shifted(phases, position, window, blocks)) for position in window.positions]
 
 
-def _shifted(phases: Sequence[Sequence[Tensor]], position: tuple[int, int], window: Window) -> Tensor:
+def _shifted(phases: Phases, position: tuple[int, int], window: Window, blocks: BlockForm) -> Tensor:
     (row, r), (column, c) = divmod(position[0], window.stride[0]), divmod(position[1], window.stride[1])
-    return _cut(phases[r][c], row, column, *window.pooled, fill=0.0)
+    return blocks.cut(phases[r][c], row, column, *window.pooled, fill=0.0)
 
 
 def _first_maximum(y: Tensor, below: Sequence[Tensor]) -> list[Tensor]:
     """y at each window's first maximum, 0.0 at its other positions.
 
-    Some position equals the maximum, so the last one does where no earlier one did. Padding never does: where it
-    comes last, nothing is left for it.
+    Some position equals the maximum, so the last one does where no earlier one did. Padding never does: where it comes
+    last, nothing is left for it.
     """
     parts, rest = [], y
     for n in below[:-1]:
@@ -138,15 +130,15 @@ def _first_maximum(y: Tensor, below: Sequence[Tensor]) -> list[Tensor]:
     return [*parts, rest]
 
 
-def _onto_grid(part: Tensor, position: tuple[int, int], window: Window) -> Tensor:
-    return _cut(part, -(position[0] // window.stride[0]), -(position[1] // window.stride[1]), *window.grid, fill=0.0)
+def _onto_grid(part: Tensor, position: tuple[int, int], window: Window, blocks: BlockForm) -> Tensor:
+    row, column = position[0] // window.stride[0], position[1] // window.stride[1]
+    return blocks.cut(part, -row, -column, *window.grid, fill=0.0)
 
 
 def unpool(y: Tensor, below: Sequence[Tensor], window: Window, blocks: BlockForm) -> Tensor:
     """The unpooled plane (N, C, H, W) of values y (N, C, h, w), given `not_maximum` of every position."""
-    sh, sw = window.stride
-    # A window that starts later reaches a block by a smaller offset; torch lets the later window win, so it is laid
-    # on last.
+    (sh, sw), y = window.stride, blocks.enter(y)
+    # A window that starts later reaches a block by a smaller offset. torch lets the later one win: it is laid on last.
     late_last = sorted(
         range(len(below)),
         key=lambda k: tuple(-(p // s) for p, s in zip(window.positions[k], window.stride, strict=True)),
@@ -159,18 +151,20 @@ def unpool(y: Tensor, below: Sequence[Tensor], window: Window, blocks: BlockForm
     overlapping = any(len(ks) > 1 for ks in reaching.values())
     chosen = _first_maximum(torch.ones_like(y), below) if overlapping else []
 
+    def placed(parts: Sequence[Tensor], k: int) -> Tensor:
+        return _onto_grid(parts[k], window.positions[k], window, blocks)
+
     def phase(r: int, c: int) -> Tensor:
         first, *later = reaching.get((r, c), [-1])
         if first < 0:
-            return torch.zeros_like(_onto_grid(y, (0, 0), window))
-        result = _onto_grid(values[first], window.positions[first], window)
+            return torch.zeros_like(_onto_grid(y, (0, 0), window, blocks))
+        result = placed(values, first)
         for k in later:
-            selected = _onto_grid(chosen[k], window.positions[k], window)
-            result = result - result * selected + _onto_grid(values[k], window.positions[k], window)
+            result = result - result * placed(chosen, k) + placed(values, k)
         return result
 
     plane = blocks.merge([[phase(r, c) for c in range(sw)] for r in range(sh)])
-    return _cut(plane, *window.padding, *window.plane, fill=0.0)
+    return blocks.leave(blocks.cut(plane, *window.padding, *window.plane, fill=0.0))
 
 
 def _window(pooling: Node) -> Window:
@@ -251,10 +245,12 @@ def _refusal(node: Node) -> str | None:
         return f"{node.name}: it has no batch dimension"
     windows = {_window(p) for p in poolings}
     if len(windows) > 1:
-        return f"{node.name}: its indices come from poolings of different windows ({', '.join(sorted(p.name for p in poolings))})"
+        names = ", ".join(sorted(p.name for p in poolings))
+        return f"{node.name}: its indices come from poolings of different windows ({names})"
     plane, output = windows.pop().plane, pair(node.args[2])
     if plane != output:
-        return f"{node.name}: it unpools to {output[0]}x{output[1]}, its indices count positions in a {plane[0]}x{plane[1]} plane"
+        sizes = f"{output[0]}x{output[1]}, its indices count positions in a {plane[0]}x{plane[1]} plane"
+        return f"{node.name}: it unpools to {sizes}"
     return None
 
 

@@ -49,7 +49,10 @@ def keep_builtins(module: GraphModule) -> None:
     for node in list(module.graph.nodes):
         if is_call(node, aten.prelu.default) and node.meta["val"].ndim == 4:
             replace(node, _prelu_channels_last, *cast("tuple[Node, Node]", node.args))
-        elif is_call(node, aten.pad.default, aten.constant_pad_nd.default) and node.meta["val"].ndim == 4:
+        elif is_call(node, aten.argmax.default) and node.meta["val"].ndim == 3 and node.args[1:] == (1,):
+            replace(node, lambda x: torch.argmax(x.permute(0, 2, 3, 1), dim=3), cast("Node", node.args[0]))
+        elif is_call(node, aten.pad.default) and node.meta["val"].ndim == 4:
+            # (constant_pad_nd is what the passes write on tensors that are channels-last already.)
             a = arguments_of(node)
             margins, fill = a["pad"], float(a.get("value") or 0.0)
             if a.get("mode", "constant") == "constant" and len(margins) <= 6:

@@ -3,7 +3,7 @@
     python -m mobileseg.mobile_assets.demo.train --network enet --output weights.safetensors --results results.json
 
 One-cycle AdamW on random crops, class-weighted cross-entropy; the batch normalisation's statistics are then taken once
-more over whole pictures with the final weights, since quantization is judged on them.
+more, over such crops with the final weights, since quantization is judged on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,19 +126,16 @@ def intersection_over_union(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return shares
 
 
-def refresh_statistics(network: nn.Module, preprocessing: Preprocessing, pictures: NDArray[np.uint8]) -> None:
-    """Batch normalisation's means and variances as averages over whole pictures, with the weights as they are.
-
-    ``pictures``: ``(N, H, W, 3) uint8`` RGB, taken four at a time.
-    """
+def refresh_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Batch normalisation's means and variances as averages over ``batches``, with the weights as they are."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None
     network.train()
     with torch.no_grad():
-        for start in range(0, len(pictures), 4):
-            network(to_input(pictures[start : start + 4], preprocessing))
+        for batch in batches:
+            network(batch)
 
 
 def save(network: nn.Module, demo: DemoNetwork, path: Path) -> None:
@@ -197,7 +194,7 @@ def train(demo: DemoNetwork, recipe: Recipe, output: Path, start: Path | None) -
                 flush=True,
             )
             save(network, demo, output)
-    refresh_statistics(network, preprocessing, data.pictures[:240])
+    refresh_statistics(network, (to_input(random_batch(data, recipe, rng)[0], preprocessing) for _ in range(100)))
     save(network, demo, output)
     return network, preprocessing
 
@@ -225,6 +222,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--results", type=Path, required=True, help="JSON file to enter this network's figures in")
     parser.add_argument("--start", type=Path, help="weights to train further, in one more cycle")
+    parser.add_argument("--peak-rate", type=float, help="highest learning rate, instead of the recipe's")
     parser.add_argument("--steps", type=int, help="optimizer steps, instead of the recipe's")
     parser.add_argument(
         "--crop", type=int, nargs=2, metavar=("H", "W"), help="pieces of a batch, instead of the recipe's"

@@ -172,7 +172,9 @@ def test_argmax_head_is_a_small_class_map(write: Write) -> None:
 
 def test_fp16_halves_the_weights_and_agrees(write: Write) -> None:
     full, half = write(), write(precision="fp16")
-    weights = [sum(len(b.data) for b in flatbuffer.read(p.read_bytes()).buffers if b.data is not None) for p in (full, half)]
+    weights = [
+        sum(len(b.data) for b in flatbuffer.read(p.read_bytes()).buffers if b.data is not None) for p in (full, half)
+    ]
     assert weights[1] < 0.75 * weights[0]  # scalars, shapes and metadata keep their size in a file this small
     reference = expected()
     assert np.abs(run(half, pictures()) - reference).max() <= 5e-3 * np.abs(reference).max()

@@ -114,7 +114,9 @@ def test_to_input_is_the_preprocessing() -> None:
 def test_training_runs_and_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cycles of one step on a few scenes: the weights load and move, and the results name both cycles' scenes."""
     monkeypatch.setattr(train, "EVALUATION_SEEDS", range(2))
-    monkeypatch.setitem(train.RECIPES, "espnetv2", replace(train.RECIPES["espnetv2"], steps=1, scenes=4))
+    monkeypatch.setattr(train, "PROGRESS_SEEDS", range(2, 3))
+    recipe = replace(train.RECIPES["espnetv2"], steps=1, scenes=4, crop=(64, 96))
+    monkeypatch.setitem(train.RECIPES, "espnetv2", recipe)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     first, second, results = tmp_path / "1.safetensors", tmp_path / "2.safetensors", tmp_path / "r.json"
     results.write_text('{"enet": {}}')

@@ -11,6 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mobileseg.converters.export import Deployed, export, rewrite
+from mobileseg.converters.target import Lowering
+from mobileseg.converters.tflite import lower
+from mobileseg.types import Preprocessing
+
 SIZE = (32, 48)
 
 
@@ -55,11 +60,6 @@ class Branches(nn.Module):
 
 def convert(network: nn.Module, path: Path) -> bytes:
     pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
-    from mobileseg.converters.export import Deployed, export, rewrite
-    from mobileseg.converters.target import Lowering
-    from mobileseg.converters.tflite import lower
-    from mobileseg.types import Preprocessing
-
     deployed = Deployed(network.eval(), Preprocessing("unit"), "logits")
     lower(rewrite(export(deployed, SIZE), "tflite", "int8"), Lowering("int8", "logits", {}), path)
     return path.read_bytes()
