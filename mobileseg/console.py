@@ -188,7 +188,7 @@ def converted_row(file: ConvertedArtifact) -> tuple[str, ...]:
     if not isinstance(parity["sqnr_db"], Mapping):
         lines.append(f"SQNR {number_text(parity['sqnr_db'], '.1f')} dB")
     if not isinstance(parity["miou_artifact"], Mapping):
-        lines.append(f"mIoU {parity['miou_artifact']:.4f}, checkpoint {parity['miou_reference']:.4f}")
+        lines += [f"mIoU {parity['miou_artifact']:.4f}", f"checkpoint {parity['miou_reference']:.4f}"]
     met = sum(gate["passed"] for gate in parity["gates"])
     return (
         f"{file.artifact.path.name}\n{bytes_text(file.report['artifact']['bytes'])}",

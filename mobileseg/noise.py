@@ -5,7 +5,6 @@ Done to the file descriptors, since the C++ below the converters and runtimes wr
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import tempfile
@@ -87,6 +86,8 @@ def _beside(stream: TextIO) -> TextIO:
 
 def _flush() -> None:
     """What Python and the C library hold back goes where it was written to, not where it is sent to next."""
+    import ctypes
+
     sys.stdout.flush()
     sys.stderr.flush()
     ctypes.CDLL(None).fflush(None)

@@ -4,7 +4,6 @@ used."""
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from mobileseg.errors import unknown_option
@@ -69,6 +68,8 @@ PREPROCESSINGS = {
 
 def architecture_modules() -> dict[str, str]:
     """Our architectures and those that installed packages announce, by name."""
+    from importlib import metadata  # a fifth of what `mobileseg --help` takes
+
     found = dict(ARCHITECTURES)
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         found.setdefault(entry.name, entry.value)

@@ -109,7 +109,7 @@ def _empty(rng: np.random.Generator, size: Size) -> Canvas:
 def _street(rng: np.random.Generator) -> Street:
     middle, half = rng.uniform(-2.5, 2.5), rng.uniform(2.8, 5.0)
     left, right = middle - half, middle + half
-    walls = (left - rng.uniform(2.2, 5), right + rng.uniform(2.2, 5))
+    walls = (left - rng.uniform(1.6, 4.5), right + rng.uniform(1.6, 4.5))
     return Street((left, right), walls, bool(rng.random() < 0.6))
 
 
@@ -322,13 +322,13 @@ def _draw_things(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
     def parked() -> float:
         return float(rng.choice([left + 1.0, right - 1.0]))
 
-    place(int(rng.integers(0, 5)), 5, 20, draw_tree, verge)
-    place(int(rng.integers(0, 4)), 4, 10, draw_bush, verge)
-    place(int(rng.integers(0, 3)), 5, 15, draw_car, lane)
-    place(int(rng.integers(0, 4)), 5, 13, draw_car, parked)
-    place(int(rng.random() < 0.25), 6, 12, draw_crossing_car, lambda: rng.uniform(left, right))
-    place(int(rng.integers(1, 5)), 3.2, 8, draw_person, pavement)
-    place(int(rng.integers(0, 3)), 3.2, 8, draw_person, lambda: rng.uniform(left, right))
+    place(int(rng.integers(0, 5)), 5, 40, draw_tree, verge)
+    place(int(rng.integers(0, 4)), 4, 20, draw_bush, verge)
+    place(int(rng.integers(0, 3)), 6, 28, draw_car, lane)
+    place(int(rng.integers(0, 4)), 5, 24, draw_car, parked)
+    place(int(rng.random() < 0.25), 7, 18, draw_crossing_car, lambda: rng.uniform(left, right))
+    place(int(rng.integers(1, 6)), 4, 14, draw_person, pavement)
+    place(int(rng.integers(0, 3)), 4, 14, draw_person, lambda: rng.uniform(left, right))
     for depth, x, draw in sorted(things, key=lambda thing: -thing[0]):
         draw(canvas, rng, x, depth)
 

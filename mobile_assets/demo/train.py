@@ -227,6 +227,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--crop", type=int, nargs=2, metavar=("H", "W"), help="pieces of a batch, instead of the recipe's"
     )
+    parser.add_argument("--scenes", type=int, help="how many to draw, instead of the recipe's")
     parser.add_argument("--seed", type=int, help="of the crops and of the choice of scenes")
     return parser.parse_args(arguments)
 
@@ -234,7 +235,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parse(arguments)
     torch.set_num_threads(1)
-    asked = {name: getattr(chosen, name) for name in ("steps", "peak_rate", "crop", "seed")}
+    asked = {name: getattr(chosen, name) for name in ("steps", "peak_rate", "crop", "scenes", "seed")}
     recipe = replace(RECIPES[chosen.network], **{name: value for name, value in asked.items() if value is not None})
     known = json.loads(chosen.results.read_text()) if chosen.results.exists() else {}
     earlier = known.get(chosen.network, {}).get("cycles", []) if chosen.start is not None else []

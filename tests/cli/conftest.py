@@ -97,6 +97,10 @@ def quick_onnx(monkeypatch: pytest.MonkeyPatch, converted: tuple[Ended, Path]) -
     from mobileseg.converters import onnx
 
     made = converted[1] / "small.fp32.onnx"
-    quick = replace(onnx.TARGET, lower=lambda rewritten, lowering, path: shutil.copy(made, path))
+
+    def copy(rewritten: object, lowering: object, path: Path) -> None:
+        shutil.copy(made, path)
+
+    quick = replace(onnx.TARGET, lower=copy)
     monkeypatch.setattr(onnx, "TARGET", quick)
     return quick

@@ -123,10 +123,15 @@ def test_output_that_not_even_root_can_write(run: Any, checkpoint: Path) -> None
     )
 
 
+def broken_picture(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no picture")
+
+
 BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda folder: None, "does not exist"),
     "empty": (lambda folder: folder.mkdir(), "expected at least one"),
-    "unreadable": (lambda folder: (folder.mkdir(), (folder / "a.png").write_bytes(b"no picture")), "Replace or remove"),
+    "unreadable": (broken_picture, "Replace or remove"),
 }
 
 

@@ -46,8 +46,10 @@ def test_in_every_stage(run: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPa
 def test_while_quantizing(run: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mobileseg.converters import tflite
 
-    quick = replace(tflite.TARGET, lower=lambda rewritten, lowering, path: path.write_bytes(b"not looked into"))
-    monkeypatch.setattr(tflite, "TARGET", quick)
+    def lower(rewritten: object, lowering: object, path: Path) -> None:
+        path.write_bytes(b"not looked into")
+
+    monkeypatch.setattr(tflite, "TARGET", replace(tflite.TARGET, lower=lower))
     seen = interrupt_in(monkeypatch, "Quantize")
     ended = run("convert", checkpoint, "--int8", "--size", "64x64", "--calibration", "synthetic", "--json")
     assert seen[-1] == "Quantize on 16 pictures"

@@ -36,6 +36,7 @@ with sent_to(log if sys.argv[1] == "log" else None) as stderr:
 print("after")
 logging.getLogger("x").error("logged after")
 print(log.path and log.path.read_text(), file=sys.stderr)
+log.close()
 """
 LINES = ("python out", "python err", "descriptor out", "descriptor err", "C out, buffered", "child out", "child err")
 

@@ -181,7 +181,7 @@ def test_argmax_head(written: Any, precision: str) -> None:
     file = written(program("argmax"), Lowering(precision, "argmax", METADATA))
     output = run(file.path, picture())
     assert [o.name for o in file.model.graph.output] == ["classes"]
-    assert (output.dtype, output.shape) == (np.int32, (1, *SIZE))
+    assert (output.dtype, output.shape) == (np.uint8, (1, *SIZE))
     agreement = (output == expected(deployed("argmax"), picture())).mean()
     assert agreement == 1.0 if precision == "fp32" else agreement > 0.98
 

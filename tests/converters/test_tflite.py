@@ -29,7 +29,8 @@ SIZE = (36, 44)
 
 
 class Small(nn.Module):
-    """Unpooling (overlapping and not), both PReLUs, normalization, channel padding, a transposed convolution, a shuffle, pyramid pooling."""
+    """Unpooling (overlapping and not), both PReLUs, normalization, channel padding, a transposed convolution, a
+    shuffle, pyramid pooling."""
 
     def __init__(self) -> None:
         super().__init__()
