@@ -33,7 +33,7 @@ class Target:
     its quantizer from the fp32 file.
 
     ``modules``: the Python packages it needs, ``extra``: the extra that brings them. ``forbidden``: ATen operators
-    that must not be left.
+    that must not be left. ``check`` raises `OptionError` for `Lowering.options` that the target cannot honour.
     """
 
     name: str
@@ -44,3 +44,4 @@ class Target:
     input_layout: str
     forbidden: frozenset[str]
     lower: Callable[[RewrittenProgram, Lowering, Path], None]
+    check: Callable[[Mapping[str, Any]], None] = lambda options: None

@@ -346,7 +346,7 @@ def unknown(path: Path, state: State, variants: Sequence[Variant], nearest: Fit 
         found = f"Nearest is {nearest.variant.architecture} {nearest.variant.name}: {told}."
     return (
         f"'{path}' is of no known network; looked for: {looked}. {found} Look for others with --arch and --variant, "
-        "or give the network's own code with --model module:factory."
+        "or convert a checkpoint of a known network (mobileseg list architectures)."
     )
 
 

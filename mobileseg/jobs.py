@@ -70,13 +70,16 @@ def prepare(
             "give a folder with --calibration DIR. (--calibration synthetic uses generated street scenes knowingly; "
             "on the wrong pictures accuracy is lost silently.)"
         )
+    options = {} if opset is None else {"opset": opset}
+    for target in targets:
+        target.check(options)
     return Job(
         targets=targets,
         precision=precision,
         head=head,  # type: ignore[arg-type]  # one of OUTPUT_NAMES, checked above
         raw_input=raw_input,
         output=Path(output),
-        options={} if opset is None else {"opset": opset},
+        options=options,
         gates=gates or GateLimits(),
         calibration=Path(calibration) if calibration is not None else None,
         calibration_size=calibration_size,
@@ -100,11 +103,17 @@ def target_names(to: str | Sequence[str]) -> list[str]:
 
 
 def resolve_targets(to: str | Sequence[str], precision: str) -> tuple[Target, ...]:
-    """The targets of ``--to``, each with what it needs installed and able to make the precision."""
-    names = target_names(to)
+    """The targets of ``--to``, each with what it needs installed and able to make the precision.
+
+    ``all`` means all that can make it. Raises `OptionError` for a name or precision that does not exist or fit,
+    `MissingExtraError` for a package that is not installed.
+    """
+    names, words = target_names(to), to.split(",") if isinstance(to, str) else to
     if precision not in registry.PRECISIONS:
         raise unknown_option("precision", precision, registry.PRECISIONS)
-    targets = tuple(registry.target(name) for name in names)
+    named = (registry.target(name) for name in names)
+    everything = "all" in (word.strip() for word in words)
+    targets = tuple(t for t in named if not everything or precision in t.precisions)
     for target in targets:
         if precision not in target.precisions:
             raise OptionError(

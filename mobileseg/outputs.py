@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,13 +11,17 @@ from pathlib import Path
 
 from mobileseg.errors import OutputError
 
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns what the operating system says of writing ``path`` into an `OutputError`."""
+    """Turns what the operating system says of writing ``path`` into an `OutputError`; other faults pass through."""
     try:
         yield
     except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
         raise OutputError(
             f"Could not write '{path}': {error.strerror or error}. "
             "Free some space or choose another folder with --output DIR."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg import outputs, registry
 from mobileseg.description import embedded_metadata
-from mobileseg.errors import CheckpointError, unknown_option
+from mobileseg.errors import CheckpointError, MobilesegError, UsageError, unknown_option
 from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES, Job, check_size, prepare
 from mobileseg.settings import resolve_preprocessing
 from mobileseg.types import (
@@ -236,8 +236,6 @@ def _convert_one(
             converted = _prove(
                 job, unfinished, final, network, classes, rewritten.rewrites, quantization, parity, timed
             )
-        with outputs.explained(final):
-            unfinished.replace(final)
     return converted
 
 
@@ -262,14 +260,16 @@ def _prove(
     parity: PictureSource,
     clock: _Clock,
 ) -> ConvertedArtifact:
-    """Load the written file in its own runtime, compare, hold the gates, write the report beside where the file will
-    be."""
+    """Load the written file in its own runtime, compare, hold the gates, write the report, give both their names."""
     from mobileseg.validation.gates import all_passed, apply_gates
     from mobileseg.validation.parity import compare, reference_of
     from mobileseg.validation.report import build_report, write_report
     from mobileseg.validation.runners import open_artifact
 
-    runner = open_artifact(path)
+    try:
+        runner = open_artifact(path)
+    except UsageError as error:
+        raise MobilesegError(f"The file that was just written does not load. {error}") from error
     labels = parity.labels() if parity.labels is not None else None
     result = compare(
         reference_of(network), runner, parity.pictures(), labels, void=classes.void, preprocessing=network.preprocessing
@@ -287,7 +287,9 @@ def _prove(
     )
     report["artifact"]["path"] = final.as_posix()
     report_path = final.with_name(f"{final.name}.report.json")
-    with outputs.explained(report_path):
-        write_report(report, report_path)
+    with outputs.partial(report_path) as unfinished, outputs.explained(final):
+        write_report(report, unfinished)
+        path.replace(final)
+        unfinished.replace(report_path)
     artifact = replace(runner.artifact, path=final)
     return ConvertedArtifact(artifact, report, report_path, all_passed(gates), clock.seconds)

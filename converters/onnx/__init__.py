@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from mobileseg.converters.target import Target
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any
 
     from mobileseg.converters.export import RewrittenProgram
     from mobileseg.converters.target import Lowering
@@ -17,6 +19,12 @@ def _lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     from mobileseg.converters.onnx.lower import lower
 
     lower(rewritten, lowering, path)
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    from mobileseg.converters.onnx.lower import opset_of
+
+    opset_of(options)
 
 
 TARGET = Target(
@@ -29,4 +37,5 @@ TARGET = Target(
     # A pooling whose indices nothing rewrote stays legal ONNX; an unpooling becomes a scatter.
     forbidden=frozenset({"max_unpool2d"}),
     lower=_lower,
+    check=_check,
 )

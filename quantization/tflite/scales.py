@@ -23,9 +23,8 @@ PICTURE: tuple[float, float] = (0.0, 255.0)
 """The input's range: the camera's bytes are then the int8 numbers, shifted by 128."""
 
 LEAST, GREATEST = -128, 127
-CUTS = np.linspace(1.0, 0.6, 41)
-"""Shares of the observed extremes that are tried as ends of a range. Squared error alone would cut deeper than is good:
-what is rare and large matters more to the classes than its number says."""
+CUTS = np.linspace(1.0, 0.2, 41)
+"""Shares of the observed extremes that are tried as ends of a range."""
 
 BIAS_LIMIT = 2.0**30
 """Largest quantized bias; the accumulator has 31 bits, and the products need room beside it."""

@@ -56,7 +56,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Maker, str]] = {
     "text": (lambda path, state: path.write_text("These are my weights.\n" * 9), "torch.save"),
     "truncated": (truncated, "Copy or download it again"),
     "hostile": (lambda path, state: path.write_bytes(pickle.dumps({"state_dict": Hostile()})), "torch.save"),
-    "another network": (lambda path, state: torch.save(residual_network(), path), "--model"),
+    "another network": (lambda path, state: torch.save(residual_network(), path), "list architectures"),
     "not a number": (not_a_number, "Take an earlier checkpoint"),
 }
 

@@ -254,7 +254,7 @@ def test_rare_extremes_are_cut_off_and_plain_ranges_are_not() -> None:
         heavy.add(rng.normal(0, 1, 30000).astype(np.float32), 1)
     heavy.add(np.asarray([100.0], np.float32), 1)
     plain.add(rng.uniform(-1, 1, 30000).astype(np.float32), 1)
-    assert best_range(heavy)[1] < 75.0
+    assert best_range(heavy)[1] < 60.0
     assert best_range(plain) == pytest.approx((plain.low, plain.high))
 
 
