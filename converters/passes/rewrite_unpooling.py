@@ -130,6 +130,16 @@ def _first_maximum(y: Tensor, below: Sequence[Tensor]) -> list[Tensor]:
     return [*parts, rest]
 
 
+def _choices(below: Sequence[Tensor]) -> list[Tensor]:
+    """`_first_maximum` of ones: 1.0 at each window's first maximum, without a plane of ones in the file."""
+    parts, rest = [1.0 - below[0]], below[0]
+    for n in below[1:-1]:
+        remaining = rest * n
+        parts.append(rest - remaining)
+        rest = remaining
+    return [*parts, rest]
+
+
 def _onto_grid(part: Tensor, position: tuple[int, int], window: Window, blocks: BlockForm) -> Tensor:
     row, column = position[0] // window.stride[0], position[1] // window.stride[1]
     return blocks.cut(part, -row, -column, *window.grid, fill=0.0)
@@ -149,7 +159,7 @@ def unpool(y: Tensor, below: Sequence[Tensor], window: Window, blocks: BlockForm
         reaching.setdefault((row % sh, column % sw), []).append(k)
     values = _first_maximum(y, below)
     overlapping = any(len(ks) > 1 for ks in reaching.values())
-    chosen = _first_maximum(torch.ones_like(y), below) if overlapping else []
+    chosen = _choices(below) if overlapping else []
 
     def placed(parts: Sequence[Tensor], k: int) -> Tensor:
         return _onto_grid(parts[k], window.positions[k], window, blocks)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mobileseg.converters.export import Deployed, export, rewrite
 from mobileseg.converters.target import Lowering
-from mobileseg.converters.tflite import lower
+from mobileseg.converters.tflite import TARGET
 from mobileseg.types import Preprocessing
 
 SIZE = (32, 48)
@@ -61,7 +61,7 @@ class Branches(nn.Module):
 def convert(network: nn.Module, path: Path) -> bytes:
     pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
     deployed = Deployed(network.eval(), Preprocessing("unit"), "logits")
-    lower(rewrite(export(deployed, SIZE), "tflite", "int8"), Lowering("int8", "logits", {}), path)
+    TARGET.lower(rewrite(export(deployed, SIZE), "tflite", "int8"), Lowering("int8", "logits", {}), path)
     return path.read_bytes()
 
 

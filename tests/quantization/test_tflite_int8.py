@@ -20,7 +20,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from mobileseg.checkpoint import load_checkpoint
 from mobileseg.converters.export import Deployed, export, rewrite
 from mobileseg.converters.target import Lowering
-from mobileseg.converters.tflite import lower
+from mobileseg.converters.tflite import TARGET
 from mobileseg.errors import MissingExtraError, OptionError, PictureError, UsageError
 from mobileseg.pictures import iter_pictures
 from mobileseg.quantization.calibration import choose_pictures
@@ -216,7 +216,7 @@ def test_a_real_network_with_overlapping_unpooling_agrees(shared: Path, tmp_path
     size = (240, 320)
     path = tmp_path / "enet.tflite"
     deployed = Deployed(checkpoint.network, checkpoint.preprocessing, "logits")
-    lower(rewrite(export(deployed, size), "tflite", "int8"), Lowering("int8", "logits", {}), path)
+    TARGET.lower(rewrite(export(deployed, size), "tflite", "int8"), Lowering("int8", "logits", {}), path)
     content = path.read_bytes()
     images = shared / "images" / "camvid"
     quantized = quantize_static(content, iter_pictures(choose_pictures(images / "calibration", 12), size))
