@@ -70,6 +70,11 @@ def prepare(
             "give a folder with --calibration DIR. (--calibration synthetic uses generated street scenes knowingly; "
             "on the wrong pictures accuracy is lost silently.)"
         )
+    if precision == "int8" and raw_input:
+        raise UsageError(
+            "int8 measures its ranges on pictures of 0 to 255, which a file of --raw-input does not take. "
+            "Leave out --raw-input, or choose --precision fp32 or fp16."
+        )
     options = {} if opset is None else {"opset": opset}
     for target in targets:
         target.check(options)

@@ -12,6 +12,7 @@ from mobileseg.errors import OptionError
 from mobileseg.jobs import SYNTHETIC, Job
 from mobileseg.mobile_assets.demo import CALIBRATION_SEEDS, EVALUATION_SEEDS, scene
 from mobileseg.pictures import choose, find_pictures, iter_labels, iter_pictures, load_labels, load_picture, pair_labels
+from mobileseg.quantization.calibration import check_calibration, choose_pictures
 from mobileseg.types import Size
 
 if TYPE_CHECKING:
@@ -40,26 +41,27 @@ def _demo_pictures(seeds: range, count: int, size: Size, *, labelled: bool) -> P
 
 
 def _folder(name: str, paths: Sequence[Path], size: Size, labels: Sequence[Path] | None = None) -> PictureSource:
-    _check_readable(paths, labels or ())
+    """Pictures and label maps from disk, each decoded once so that a broken one shows before minutes of conversion."""
+    for path in paths:
+        load_picture(path)
+    for path in labels or ():
+        load_labels(path)
+    return _source(name, paths, size, labels)
+
+
+def _source(name: str, paths: Sequence[Path], size: Size, labels: Sequence[Path] | None = None) -> PictureSource:
     return PictureSource(
         name, len(paths), partial(iter_pictures, paths, size), partial(iter_labels, labels) if labels else None
     )
-
-
-def _check_readable(paths: Sequence[Path], labels: Sequence[Path]) -> None:
-    """Decode each once, so that a broken one shows before minutes of conversion. Raises `PictureError`."""
-    for path in paths:
-        load_picture(path)
-    for path in labels:
-        load_labels(path)
 
 
 def calibration_pictures(job: Job, size: Size) -> PictureSource:
     """What int8 takes its ranges from: the folder asked for, or demo scenes for the demo network and on request."""
     if job.calibration is None or job.calibration == SYNTHETIC:
         return _demo_pictures(CALIBRATION_SEEDS, job.calibration_size, size, labelled=False)
-    chosen = choose(find_pictures(job.calibration), job.calibration_size, job.seed)
-    return _folder(f"{len(chosen)} pictures of {job.calibration}", chosen, size)
+    chosen = choose_pictures(job.calibration, job.calibration_size, job.seed)
+    check_calibration(chosen)
+    return _source(f"{len(chosen)} pictures of {job.calibration}", chosen, size)
 
 
 def parity_pictures(job: Job, size: Size, *, demo: bool) -> PictureSource:
@@ -76,7 +78,7 @@ def parity_pictures(job: Job, size: Size, *, demo: bool) -> PictureSource:
         raise OptionError("--labels needs --images: the folder of the pictures that the label maps belong to.")
     if job.calibration is not None and job.calibration != SYNTHETIC:
         everything = find_pictures(job.calibration)
-        used = set(choose(find_pictures(job.calibration), job.calibration_size, job.seed))
+        used = set(choose_pictures(job.calibration, job.calibration_size, job.seed))
         left = [p for p in everything if p not in used]
         chosen = choose(left or everything, job.image_count, job.seed)
         held = "not calibrated on" if left else "also calibrated on"

@@ -32,7 +32,6 @@ SCHEMA_FILE = "report.schema.json"
 
 PACKAGES = (
     "ai-edge-litert",
-    "ai-edge-quantizer",
     "coremltools",
     "executorch",
     "litert-torch",

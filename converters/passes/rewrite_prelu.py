@@ -5,10 +5,10 @@ After:  x -> leaky_relu(slope)                     one slope: the same function
         x -> maximum(x, slopes * x)                form "maximum", all slopes <= 1 (negative ones too): x > 0 gives x
         >= a x, x < 0 gives a x >= x
         x -> minimum(x, slopes * x)                form "maximum", all slopes >= 1
+        x -> maximum(x, 0) + slopes * minimum(x, 0)   form "maximum", slopes on both sides of 1: one of the terms is 0
         x -> prelu(slopes)                         form "native"
 
-Preconditions: constant slopes; for "maximum", finite x. Slopes on both sides of 1 stay as they are in form "maximum",
-by name.
+Preconditions: constant slopes; for "maximum", finite x.
 
 Exactness: bit-exact (each element is x or the one product a x, as in PReLU itself; zeros may differ in sign). TFLite
 needs the first form (litert-torch writes PReLU as
@@ -17,9 +17,11 @@ RELU, SUB and two MULs otherwise: twice the time on ENet), int8 needs the second
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import Tensor
 
 from mobileseg.converters.passes.base import Outcome, Pass, add_constant, aten, constant, is_call, replace, value
 
@@ -27,6 +29,19 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
     from mobileseg.converters.forms import Forms
+
+
+def _of_both(x: Tensor, slopes: Tensor) -> Tensor:
+    zero = x.new_zeros(())
+    return torch.maximum(x, zero) + torch.minimum(x, zero) * slopes
+
+
+def _by_extremes(slopes: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    if bool((slopes <= 1).all()):
+        return lambda x, a: torch.maximum(x, x * a)
+    if bool((slopes >= 1).all()):
+        return lambda x, a: torch.minimum(x, x * a)
+    return _of_both
 
 
 def _apply(module: GraphModule, forms: Forms) -> Outcome:
@@ -44,14 +59,11 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             count += 1
         elif forms.prelu == "native":
             continue
-        elif bool((slopes <= 1).all()) or bool((slopes >= 1).all()):
-            extreme = torch.maximum if bool((slopes <= 1).all()) else torch.minimum
+        else:
             shape = (1, -1) + (1,) * (value(x).ndim - 2)
             a = add_constant(module, node, f"{node.name}_slopes", slopes.reshape(shape))
-            replace(node, lambda x, a, extreme=extreme: extreme(x, x * a), x, a)
+            replace(node, _by_extremes(slopes), x, a)
             count += 1
-        else:
-            left.append(f"{node.name}: its slopes lie on both sides of 1")
     return Outcome(count, tuple(left))
 
 
