@@ -4,7 +4,8 @@
 
 SHARED holds `checkpoints/manifest.json` (file, size, data set of each) and `images/<data
 set>/{calibration,test,test_labels}`. Each
-checkpoint is converted at its own training size and compared on 8 test pictures; a checkpoint whose data set has no
+checkpoint is converted at its own training size; float files are compared on 8 pictures, int8 files on labelled ones;
+a checkpoint whose data set has no
 pictures there
 is compared on another's, without labels. Rows are printed as Markdown and added to the JSON file as they come.
 """
@@ -26,6 +27,8 @@ VARIANTS = {"enet-greenhouse-davidtvs-pre2021": "davidtvs-pre2021"}
 
 def row(shared: Path, entry: dict[str, Any], target_name: str, precision: str, output: Path) -> dict[str, Any]:
     pictures = shared / "images" / (entry["dataset"] or "camvid")
+    # The float files are compared on 8 pictures, labelled or not; int8's accuracy needs the labels.
+    labelled = precision == "int8" and entry["dataset"]
     start = time.perf_counter()
     result = convert(
         shared / "checkpoints" / entry["file"],
@@ -33,8 +36,8 @@ def row(shared: Path, entry: dict[str, Any], target_name: str, precision: str, o
         precision=precision,
         size=(entry["size"][0], entry["size"][1]),
         variant=VARIANTS.get(entry["name"]),
-        images=pictures / "test",
-        labels=pictures / "test_labels" if entry["dataset"] else None,
+        images=pictures / "test" if labelled else eight_of(pictures, output),
+        labels=pictures / "test_labels" if labelled else None,
         calibration=pictures / "calibration" if precision == "int8" else None,
         output=output,
     )
@@ -55,6 +58,18 @@ def row(shared: Path, entry: dict[str, Any], target_name: str, precision: str, o
         "bytes": made.report["artifact"]["bytes"],
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def eight_of(pictures: Path, output: Path) -> Path:
+    """A folder with links to the test pictures, filled up to 8 with calibration pictures."""
+    folder = output / f"eight-{pictures.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [p for part in ("test", "calibration") for p in sorted((pictures / part).iterdir())][:8]
+    for path in found:
+        link = folder / path.name
+        if not link.exists():
+            link.symlink_to(path.resolve())
+    return folder
 
 
 def shown(value: Any) -> str:

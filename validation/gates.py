@@ -19,6 +19,10 @@ DEFAULTS = {
 }
 """Limits by precision: shares of pixels from 0 to 1, dB, points of mIoU (hundredths)."""
 
+OWN_NOISE_DB = 3.0
+"""Where float32 itself determines the checkpoint's logits to no more than the default SQNR, the file may add as much
+noise again: twice the power is 3 dB."""
+
 
 @dataclass(frozen=True)
 class _Rule:
@@ -29,6 +33,8 @@ class _Rule:
     value: Callable[[ParityResult], float | NotRun]
     upper: bool
     applies: Callable[[ParityResult], bool]
+    attainable: Callable[[float, ParityResult], float] = lambda default, result: default
+    """The default limit, or what the checkpoint itself makes possible where that is less."""
 
 
 def apply_gates(result: ParityResult, precision: str, limits: GateLimits | None = None) -> tuple[Gate, ...]:
@@ -56,7 +62,10 @@ def all_passed(gates: tuple[Gate, ...]) -> bool:
 
 def _limit(rule: _Rule, given: GateLimits, defaults: GateLimits, result: ParityResult) -> float | None:
     asked = rule.limit(given)
-    return asked if asked is not None or not rule.applies(result) else rule.limit(defaults)
+    if asked is not None or not rule.applies(result):
+        return asked
+    default = rule.limit(defaults)
+    return None if default is None else rule.attainable(default, result)
 
 
 def _gate(rule: _Rule, limit: float, value: float | NotRun) -> Gate:
@@ -67,6 +76,11 @@ def _gate(rule: _Rule, limit: float, value: float | NotRun) -> Gate:
 
 def _sqnr(result: ParityResult) -> float | NotRun:
     return result.errors if isinstance(result.errors, NotRun) else result.errors.sqnr_db
+
+
+def _attainable_sqnr(default: float, result: ParityResult) -> float:
+    own = result.reference_sqnr_db
+    return default if isinstance(own, NotRun) else min(default, own - OWN_NOISE_DB)
 
 
 def _miou_drop(result: ParityResult) -> float | NotRun:
@@ -90,6 +104,7 @@ _RULES = (
         value=_sqnr,
         upper=False,
         applies=lambda result: result.head != "argmax",
+        attainable=_attainable_sqnr,
     ),
     _Rule(
         name="miou_drop_points",

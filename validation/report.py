@@ -234,6 +234,7 @@ def _parity(result: ParityResult, gates: tuple[Gate, ...], names: Sequence[str])
         "max_abs_err": _number(errors.max_abs_err),
         "mean_abs_err": _number(errors.mean_abs_err),
         "sqnr_db": _number(errors.sqnr_db),
+        "reference_sqnr_db": _number(result.reference_sqnr_db),
         "cosine": _number(errors.cosine),
         "pixel_agreement": result.agreement.pixels,
         "boundary_agreement": _number(result.agreement.boundary),

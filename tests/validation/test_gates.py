@@ -99,3 +99,23 @@ def test_no_gate_is_not_a_pass():
     gate = apply_gates(result(), "fp16")[0]
     assert all_passed((gate,))
     assert not all_passed((gate, replace(gate, passed=False)))
+
+
+@pytest.mark.parametrize(
+    ("sqnr", "own", "limit", "passed"),
+    [
+        (56.0, 55.0, 52.0, True),
+        (51.9, 55.0, 52.0, False),
+        (56.0, 62.0, 59.0, False),
+        (56.0, 130.0, 60.0, False),
+        (56.0, math.inf, 60.0, False),
+    ],
+)
+def test_no_more_is_asked_than_the_checkpoint_itself_determines(sqnr, own, limit, passed):
+    (_, gate) = apply_gates(replace(result(1.0, sqnr), reference_sqnr_db=own), "fp32")
+    assert (gate.limit, gate.passed) == (limit, passed)
+
+
+def test_a_limit_that_was_asked_for_is_not_eased():
+    (_, gate) = apply_gates(replace(result(1.0, 56.0), reference_sqnr_db=55.0), "fp32", GateLimits(min_sqnr_db=58.0))
+    assert (gate.limit, gate.passed) == (58.0, False)

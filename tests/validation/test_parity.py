@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mobileseg.pictures import find_pictures, iter_labels, iter_pictures, pair_l
 from mobileseg.registry import PREPROCESSINGS
 from mobileseg.types import Artifact, NotRun, TensorSpec
 from mobileseg.validation.metrics import softmax
-from mobileseg.validation.parity import compare, network_input, reference_of
+from mobileseg.validation.parity import compare, network_input, reference_of, reference_precision
 from mobileseg.validation.runners import Runner, open_artifact
 
 SIZE = (6, 10)
@@ -199,3 +200,21 @@ def test_miou_equals_the_authors_figure(shared, name):
     assert result.scores.miou_artifact == result.scores.miou_reference
     assert result.scores.pixel_accuracy_reference == pytest.approx(expected["pixel_accuracy"], abs=1e-3)
     assert sum(iou is not None for iou in result.scores.iou_reference) == expected["classes_present"]
+
+
+def test_float32_of_a_plain_network_is_well_determined_and_of_an_undecided_one_is_not(pictures):
+    import torch
+    from torch import nn
+
+    class Undecided(nn.Module):
+        """Hangs on the last bits of float32: they are whole turns of the sine."""
+
+        def forward(self, x):
+            return torch.sin(x * 1e9)
+
+    def checkpoint(network):
+        return SimpleNamespace(network=network.eval(), preprocessing=PREPROCESSINGS["unit"])
+
+    torch.manual_seed(0)
+    assert reference_precision(checkpoint(nn.Conv2d(3, 4, 3)), pictures) > 120
+    assert reference_precision(checkpoint(Undecided()), pictures) < 60
