@@ -1,10 +1,8 @@
 """How long `mobileseg convert --to tflite` takes beside litert-torch alone on the same rewritten module.
 
 Whole processes, alternating, medians and their ratio as JSON. The second process gets the rewritten program from a
-file, so that it
-pays for litert-torch's import, conversion and writing only; ours pays for loading the checkpoint, export, rewriting,
-conversion,
-running the file and comparing it on pictures.
+file, so that it pays for litert-torch's import, conversion and writing only; ours pays for loading the checkpoint,
+export, rewriting, conversion, running the file and comparing it on pictures.
 
     python benchmarks/convert_overhead.py CHECKPOINT --size 256x512 --runs 5
 """
@@ -20,19 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-ALONE = """
-import sys, torch, litert_torch
-program = torch.export.load(sys.argv[1])
-((picture,), _) = program.example_inputs
-litert_torch.convert(program.module(check_guards=False), (picture,)).export(sys.argv[2])
+ALONE = """ import sys, torch, litert_torch program = torch.export.load(sys.argv[1]) ((picture,), _) =
+program.example_inputs litert_torch.convert(program.module(check_guards=False), (picture,)).export(sys.argv[2])
 """
 
-REWRITTEN = """
-import sys, torch
-from mobileseg import load_checkpoint
-from mobileseg.converters.export import Deployed, export, rewrite
-loaded = load_checkpoint(sys.argv[1])
-height, width = map(int, sys.argv[2].split("x"))
+REWRITTEN = """ import sys, torch from mobileseg import load_checkpoint from mobileseg.converters.export import
+Deployed, export, rewrite loaded = load_checkpoint(sys.argv[1]) height, width = map(int, sys.argv[2].split("x"))
 exported = export(Deployed(loaded.network, loaded.preprocessing, "logits"), (height, width))
 torch.export.save(rewrite(exported, "tflite", "fp32").program, sys.argv[3])
 """

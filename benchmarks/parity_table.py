@@ -3,11 +3,9 @@
     python benchmarks/parity_table.py SHARED --targets tflite,onnx --precisions fp32,fp16,int8 --json rows.json
 
 SHARED holds `checkpoints/manifest.json` (file, size, data set of each) and `images/<data
-set>/{calibration,test,test_labels}`. Each
-checkpoint is converted at its own training size; float files are compared on 8 pictures, int8 files on labelled ones;
-a checkpoint whose data set has no
-pictures there
-is compared on another's, without labels. Rows are printed as Markdown and added to the JSON file as they come.
+set>/{calibration,test,test_labels}`. Each checkpoint is converted at its own training size; float files are compared
+on 8 pictures, int8 files on labelled ones; a checkpoint whose data set has no pictures there is compared on another's,
+without labels. Rows are printed as Markdown and added to the JSON file as they come.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ class Deployed(nn.Module):
     class map out.
 
     The preprocessing is one gain and one offset per channel, applied before the network's own padding, so that its
-    padded borders see the
-    zeros they were trained with. A BGR network gets a 1x1 convolution that also exchanges the channels.
+    padded borders see the zeros they were trained with. A BGR network gets a 1x1 convolution that also exchanges the
+    channels.
     """
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing | None, head: Head) -> None:

@@ -1,7 +1,7 @@
 """Which form each rewrite takes, by target and precision: the one table where that choice stands.
 
-Every form of a rewrite computes the same numbers; they differ in what a backend runs fast, or at all.
-A new target or precision is one line of `TABLE`; a new form is one function in its pass and one word here.
+Every form of a rewrite computes the same numbers; they differ in what a backend runs fast, or at all. A new target or
+precision is one line of `TABLE`; a new form is one function in its pass and one word here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from typing import Literal
 class Forms:
     """One word per rewrite.
 
-    ``mask``: how "this element is not its window's maximum" becomes a number (`passes.rewrite_unpooling`).
-    ``blocks``: how s x s blocks of pixels are taken apart and put together (`passes.blocks`).
-    ``prelu``: a PReLU with one slope per channel (`passes.rewrite_prelu`).
-    ``transposed_convolution``: as it is, or as a convolution and an interleaving
-    (`passes.rewrite_transposed_convolution`).
-    ``adaptive_pooling``, ``channel_shuffle``: in which memory order the matrix products and the transposition are
-    written.
+    ``mask``: how "this element is not its window's maximum" becomes a number (`passes.rewrite_unpooling`). ``blocks``:
+    how s x s blocks of pixels are taken apart and put together (`passes.blocks`). ``prelu``: a PReLU with one slope
+    per channel (`passes.rewrite_prelu`). ``transposed_convolution``: as it is, or as a convolution and an interleaving
+    (`passes.rewrite_transposed_convolution`). ``adaptive_pooling``, ``channel_shuffle``: in which memory order the
+    matrix products and the transposition are written.
     """
 
     mask: Literal["ceil", "sign"]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Lowering:
     """What a target needs to know beside the program.
 
-    ``metadata``: the JSON object to embed (its keys are the pipeline's). ``options``: what only one target has, by name
-    (ONNX: ``opset``).
+    ``metadata``: the JSON object to embed (its keys are the pipeline's). ``options``: what only one target has, by
+    name (ONNX: ``opset``).
     """
 
     precision: str
@@ -29,8 +29,8 @@ class Lowering:
 
 @dataclass(frozen=True)
 class Target:
-    """``lower`` writes the file of a float program. ``precisions`` that it lists beyond the float ones are made by
-    its quantizer from the fp32 file.
+    """``lower`` writes the file of a float program. ``precisions`` that it lists beyond the float ones are made by its
+    quantizer from the fp32 file.
 
     ``modules``: the Python packages it needs, ``extra``: the extra that brings them. ``forbidden``: ATen operators
     that must not be left. ``check`` raises `OptionError` for `Lowering.options` that the target cannot honour.

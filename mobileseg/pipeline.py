@@ -129,14 +129,13 @@ def convert(
 ) -> ConvertResult:
     """Convert a checkpoint to files that were each loaded, run and compared before they got their name.
 
-    ``checkpoint``: a path, or None for the embedded demo network. ``to``: target names, or ``"all"``. ``size``: (H,
-    W) pixels, the network's own
-    where None. ``announce`` is told the checkpoint as soon as it is loaded. ``dry_run``: all checks and the
-    rewriting, no file.
+    ``checkpoint``: a path, or None for the embedded demo network. ``to``: target names, or ``"all"``. ``size``: (H, W)
+    pixels, the network's own where None. ``announce`` is told the checkpoint as soon as it is loaded. ``dry_run``: all
+    checks and the rewriting, no file.
 
     Raises `UsageError` and its kinds for bad input, `MissingExtraError` for a package that is not installed. A gate
-    that is not met is no
-    exception: it stands in the result's ``passed``, in the report, and the file is there to be looked at.
+    that is not met is no exception: it stands in the result's ``passed``, in the report, and the file is there to be
+    looked at.
     """
     demo = checkpoint is None
     job = prepare(

@@ -45,8 +45,8 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Classes:
-    """Names and colours of a network's outputs. ``palette``: one RGB triple (0..255) a class; ``void``: the class
-    that is no class."""
+    """Names and colours of a network's outputs. ``palette``: one RGB triple (0..255) a class; ``void``: the class that
+    is no class."""
 
     dataset: str
     names: tuple[str, ...]
@@ -72,11 +72,9 @@ class Variant:
 
     ``infer`` reads the hyperparameters (``num_classes`` always among them) from a state dict's keys and shapes and
     returns None when the layout's tell-tale keys are absent. ``build`` makes the network for them: an `nn.Module`
-    taking
-    ``(N, 3, H, W) float32`` and returning logits ``(N, num_classes, H', W') float32``, whose own keys are those of
-    the checkpoint
-    (or of ``rename`` applied to it). ``twin_of`` names a variant whose keys are identical, which is then the one
-    assumed.
+    taking ``(N, 3, H, W) float32`` and returning logits ``(N, num_classes, H', W') float32``, whose own keys are those
+    of the checkpoint (or of ``rename`` applied to it). ``twin_of`` names a variant whose keys are identical, which is
+    then the one assumed.
     """
 
     architecture: str
@@ -119,8 +117,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What one pass did to a graph. ``exact``: ``"bit-exact"`` or the tolerance; ``left``: nodes it refused, each
-    with the reason."""
+    """What one pass did to a graph. ``exact``: ``"bit-exact"`` or the tolerance; ``left``: nodes it refused, each with
+    the reason."""
 
     name: str
     count: int

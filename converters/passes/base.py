@@ -1,8 +1,8 @@
 """What a pass is, and the few graph edits that all passes share.
 
 A pass works on the unlifted `torch.fx.GraphModule` of an ExportedProgram in canonical form (functional ATen, see
-`mobileseg.converters.export`):
-weights are ``get_attr`` nodes, every node has its value's shape and dtype in ``meta["val"]``.
+`mobileseg.converters.export`): weights are ``get_attr`` nodes, every node has its value's shape and dtype in
+``meta["val"]``.
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ Preconditions: constant weights and statistics; for the fold, a convolution (tra
 normalization uses.
 
 Exactness: the products are made in float64 and rounded once to float32, so each weight carries at most 2^-24 relative
-error; outputs agree to a few
-units in the last place of their largest term (tests hold 1e-5 of the largest output). Every backend needs it: a
-normalization left alone costs a pass over memory.
+error; outputs agree to a few units in the last place of their largest term (tests hold 1e-5 of the largest output).
+Every backend needs it: a normalization left alone costs a pass over memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Adaptive average pooling at a fixed size, by one pooling where its bins are alike, by a few
-depthwise convolutions where they repeat, else by two constant
-matrix products.
+"""Adaptive average pooling at a fixed size, by one pooling where its bins are alike, by a few depthwise convolutions
+where they repeat, else by two constant matrix products.
 
 Before: x (N, C, H, W) -> adaptive_avg_pool2d((h, w))
 After:  x -> mean over H, W                               h = w = 1
@@ -16,8 +15,8 @@ pooling whose stride exceeds its kernel is refused by XNNPACK). (384 -> 256 rows
 as a product it would cost 384 multiplications a number instead of 3.)
 
 Exactness: 2^-22 of the mean absolute value of a bin, from the order of summation. Every backend needs it: left to the
-stock decompositions, sizes that do not divide
-become hundreds of slices and additions (376 SLICE, 414 ADD in EdgeNets' ESPNetV2) and take minutes to convert.
+stock decompositions, sizes that do not divide become hundreds of slices and additions (376 SLICE, 414 ADD in EdgeNets'
+ESPNetV2) and take minutes to convert.
 """
 
 from __future__ import annotations

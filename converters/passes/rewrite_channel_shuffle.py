@@ -6,8 +6,8 @@ After:  channels_last   x seen as (N H W, g, k) -> transpose(1, 2) -> (N, H, W, 
 around it
         channels_first  x seen as (N, g, k, H W) -> transpose(1, 2) -> (N, k g, H, W): 4-D
 
-Preconditions: torch's own operator, or just these nodes, each used by the next one alone, batch and plane untouched
-by the views.
+Preconditions: torch's own operator, or just these nodes, each used by the next one alone, batch and plane untouched by
+the views.
 
 Exactness: bit-exact, numbers are moved. TFLite needs the first form (a 5-D transposition and two layout changes
 otherwise), other delegates the rank below 5.

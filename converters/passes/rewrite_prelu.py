@@ -11,8 +11,8 @@ After:  x -> leaky_relu(slope)                     one slope: the same function
 Preconditions: constant slopes; for "maximum", finite x.
 
 Exactness: bit-exact (each element is x or the one product a x, as in PReLU itself; zeros may differ in sign). TFLite
-needs the first form (litert-torch writes PReLU as
-RELU, SUB and two MULs otherwise: twice the time on ENet), int8 needs the second (no fast quantized PRELU).
+needs the first form (litert-torch writes PReLU as RELU, SUB and two MULs otherwise: twice the time on ENet), int8
+needs the second (no fast quantized PRELU).
 """
 
 from __future__ import annotations

@@ -3,18 +3,17 @@
 Before: x -> conv_transpose2d(W (C_in, C_out, kh, kw), stride s, padding p, output_padding) -> z
 After:  x -> conv2d(W' (sh sw C_out, C_in, th, tw)) -> phases -> merge (see `blocks`) -> crop -> z
 
-Output row o = s j + r collects x[j + q] W[k] over all k, q with o + p = s (j + q) + k. So phase r uses the taps k =
-(r + p) mod s + s t at q = (r + p) // s - t,
-and all phases together need rows j + q_min .. j + q_max of x: a convolution over th = q_max - q_min + 1 rows, in
-which a phase's missing taps are zeros.
-The same for columns. k2 s2 becomes a 1x1 convolution, k3 s2 p1 op1 a 2x2 one.
+Output row o = s j + r collects x[j + q] W[k] over all k, q with o + p = s (j + q) + k. So phase r uses the taps k = (r
++ p) mod s + s t at q = (r + p) // s - t, and all phases together need rows j + q_min .. j + q_max of x: a convolution
+over th = q_max - q_min + 1 rows, in which a phase's missing taps are zeros. The same for columns. k2 s2 becomes a 1x1
+convolution, k3 s2 p1 op1 a 2x2 one.
 
 Preconditions: dilation 1, one group, constant weights, kernel at least the stride in no dimension required (a phase
 without taps is the bias).
 
-Exactness: the same products, summed in another order (tests hold 1e-6 of the largest output); a zero tap adds an
-exact zero. TFLite needs it: litert-torch cannot lower output_padding, a
-quantized TRANSPOSE_CONV with a bias does not load, and its int8 kernel takes 5 to 9 times the time of its float one.
+Exactness: the same products, summed in another order (tests hold 1e-6 of the largest output); a zero tap adds an exact
+zero. TFLite needs it: litert-torch cannot lower output_padding, a quantized TRANSPOSE_CONV with a bias does not load,
+and its int8 kernel takes 5 to 9 times the time of its float one.
 """
 
 from __future__ import annotations

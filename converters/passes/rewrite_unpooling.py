@@ -8,25 +8,22 @@ After:  x -> max_pool2d -> m -> ... -> y
         positions
 
 Position k receives y where x_k is the maximum and no earlier position of its window was: torch's own rule (the first
-maximum in row-major
-order of the window). n_k is exactly 0.0 or 1.0, so each product is exactly r_k or a zero and each window writes y once.
+maximum in row-major order of the window). n_k is exactly 0.0 or 1.0, so each product is exactly r_k or a zero and each
+window writes y once.
 
 Where windows overlap (kernel > stride), one output position may be written by several of them. torch's CPU kernel
-writes them in row-major
-order of the windows, so the last one wins: for each output phase (position modulo the stride) the few windows that
-reach it are laid over one
-another in that order, ``acc = acc - acc s + v`` with s = 1.0 where the window selects the position.
+writes them in row-major order of the windows, so the last one wins: for each output phase (position modulo the stride)
+the few windows that reach it are laid over one another in that order, ``acc = acc - acc s + v`` with s = 1.0 where the
+window selects the position.
 
 Preconditions: the indices come from a max_pool2d (any kernel, stride, padding, dilation, ceil_mode), possibly through
-operators that only
-select, repeat or concatenate whole images or channels; they are used by max_unpool2d alone; the unpooled plane has
-the pooled input's height and
-width (a flat index means another position in a plane of another width). Anything else is left, by name.
+operators that only select, repeat or concatenate whole images or channels; they are used by max_unpool2d alone; the
+unpooled plane has the pooled input's height and width (a flat index means another position in a plane of another
+width). Anything else is left, by name.
 
 Exactness: bit-exact for finite x and y, subnormal differences included; a zero that no window writes, or a negative
-zero that one does, may carry the
-other sign. Every backend needs it: Core ML, TFLite and ExecuTorch's delegates have no unpooling and none runs the
-scatter fast.
+zero that one does, may carry the other sign. Every backend needs it: Core ML, TFLite and ExecuTorch's delegates have
+no unpooling and none runs the scatter fast.
 """
 
 from __future__ import annotations

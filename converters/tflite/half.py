@@ -7,8 +7,8 @@ The delegates read such weights as they are: XNNPACK and the portable kernels co
 float16 throughout.
 
 Exactness: each weight carries at most 2^-11 relative error (subnormals below 6e-5: 2^-25 absolute). Constants that
-float16 cannot hold
-(beyond 65504, infinities) and those of fewer than 8 numbers stay in float32: a scalar saves nothing.
+float16 cannot hold (beyond 65504, infinities) and those of fewer than 8 numbers stay in float32: a scalar saves
+nothing.
 """
 
 from __future__ import annotations
