@@ -18,12 +18,19 @@ import tempfile
 import time
 from pathlib import Path
 
-ALONE = """ import sys, torch, litert_torch program = torch.export.load(sys.argv[1]) ((picture,), _) =
-program.example_inputs litert_torch.convert(program.module(check_guards=False), (picture,)).export(sys.argv[2])
+ALONE = """
+import sys, torch, litert_torch
+program = torch.export.load(sys.argv[1])
+((picture,), _) = program.example_inputs
+litert_torch.convert(program.module(check_guards=False), (picture,)).export(sys.argv[2])
 """
 
-REWRITTEN = """ import sys, torch from mobileseg import load_checkpoint from mobileseg.converters.export import
-Deployed, export, rewrite loaded = load_checkpoint(sys.argv[1]) height, width = map(int, sys.argv[2].split("x"))
+REWRITTEN = """
+import sys, torch
+from mobileseg import load_checkpoint
+from mobileseg.converters.export import Deployed, export, rewrite
+loaded = load_checkpoint(sys.argv[1])
+height, width = map(int, sys.argv[2].split("x"))
 exported = export(Deployed(loaded.network, loaded.preprocessing, "logits"), (height, width))
 torch.export.save(rewrite(exported, "tflite", "fp32").program, sys.argv[3])
 """
@@ -44,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program, alone = Path(folder, "rewritten.pt2"), Path(folder, "alone.tflite")
         subprocess.run([sys.executable, "-c", REWRITTEN, options.checkpoint, options.size, str(program)], check=True)
-        ours = [sys.executable, "-m", "mobileseg.cli", "convert", options.checkpoint, "--to", "tflite"]
+        ours = [sys.executable, "-m", "mobileseg", "convert", options.checkpoint, "--to", "tflite"]
         ours += ["--size", options.size, "--output", folder]
         stock = [sys.executable, "-c", ALONE, str(program), str(alone)]
         pairs = [(seconds(ours), seconds(stock)) for _ in range(options.runs)]
