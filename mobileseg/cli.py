@@ -169,7 +169,7 @@ def convert(
 @app.command()
 def doctor(
     context: typer.Context,
-    checkpoint: Annotated[Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A network.")] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help="A network.")] = None,
     to: options.To = "all",
     int8: options.Int8 = False,
     fp16: options.Fp16 = False,

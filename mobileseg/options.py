@@ -54,7 +54,7 @@ def _option(*names: str, metavar: str | None = None, **more: Any) -> Any:
 CheckpointArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[CHECKPOINT]",
+        metavar="CHECKPOINT",
         help="A .pth, .pt, .pth.tar or .safetensors file; without one, the embedded demo network.",
     ),
 ]
