@@ -8,10 +8,11 @@ from torch import nn
 
 from mobileseg.types import Size, StateDict
 
-# Picture sizes the authors trained at, by class count: CamVid has 11 classes + void, Cityscapes 19 + void.
+# Picture sizes that authors trained at, by class count: CamVid 11 classes and void, Cityscapes 19 and void, VOC 21.
 CAMVID: Size = (360, 480)
 CITYSCAPES: Size = (512, 1024)
-TRAINED_SIZES: dict[int, Size] = {11: CAMVID, 12: CAMVID, 19: CITYSCAPES, 20: CITYSCAPES}
+VOC: Size = (256, 256)
+TRAINED_SIZES: dict[int, Size] = {11: CAMVID, 12: CAMVID, 19: CITYSCAPES, 20: CITYSCAPES, 21: VOC}
 OTHER: Size = (256, 512)
 
 

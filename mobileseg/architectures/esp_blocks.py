@@ -6,15 +6,9 @@ keeps the size at stride 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
-from mobileseg.types import Size, StateDict
-
-TRAINED_SIZES: dict[int, Size] = {12: (360, 480), 19: (512, 1024), 20: (512, 1024), 21: (256, 256)}
-"""By class count: CamVid, Cityscapes without and with void, PASCAL VOC."""
-OTHER_SIZE: Size = (512, 512)
+from mobileseg.types import StateDict
 
 
 class Conv(nn.Module):
@@ -99,13 +93,3 @@ def fan_in(state: StateDict, key: str) -> int:
 def children(state: StateDict, prefix: str) -> int:
     """How many different names follow ``prefix`` (which ends in a dot): the length of a `nn.ModuleList`."""
     return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
-
-
-def default_size(multiple: int) -> Callable[[int], Size]:
-    """A function from the class count to the size trained at, rounded up to a multiple that the network can take."""
-
-    def size(num_classes: int) -> Size:
-        height, width = TRAINED_SIZES.get(num_classes, OTHER_SIZE)
-        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
-
-    return size

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobileseg.architectures.esp_blocks import Conv, ConvNormAct, NormAct, children, default_size, fan_in, halve, width
+from mobileseg.architectures.blocks import default_size
+from mobileseg.architectures.esp_blocks import Conv, ConvNormAct, NormAct, children, fan_in, halve, width
 from mobileseg.errors import OptionError
 from mobileseg.types import Notice, StateDict, Variant
 

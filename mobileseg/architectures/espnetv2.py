@@ -29,12 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobileseg.architectures.blocks import default_size
 from mobileseg.architectures.esp_blocks import (
     Conv,
     ConvNormAct,
     NormAct,
     children,
-    default_size,
     halve,
     width,
 )
