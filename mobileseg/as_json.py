@@ -43,11 +43,11 @@ def converted(result: ConvertResult) -> dict[str, Any]:
             "target": f.artifact.target,
             "precision": f.artifact.precision,
             "report": f.report_path,
-            "passed": f.passed,
+            "passed": plain(f.passed),
         }
         for f in result.artifacts
     ]
-    return {"artifacts": artifacts, "passed": result.passed}
+    return {"artifacts": artifacts, "passed": plain(result.passed)}
 
 
 def diagnosed(diagnosis: Diagnosis) -> dict[str, Any]:

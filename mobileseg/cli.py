@@ -163,7 +163,7 @@ def convert(
         screen.converted(result)
     if json:
         as_json.emit(as_json.converted(result))
-    raise typer.Exit(0 if result.passed else GateError.exit_code)
+    raise typer.Exit(GateError.exit_code if result.passed is False else 0)
 
 
 @app.command()

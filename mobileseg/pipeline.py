@@ -59,6 +59,19 @@ class _Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What all targets of one conversion share. ``stem``: of the files' names."""
+
+    network: Checkpoint
+    size: Size
+    classes: Classes
+    program: Exported
+    parity: PictureSource
+    calibration: PictureSource
+    stem: str
+
+
 def demo_checkpoint(name: str = "enet") -> Checkpoint:
     """One of the embedded demo networks."""
     from mobileseg.checkpoint import load_checkpoint
@@ -172,18 +185,12 @@ def convert(
         from mobileseg.sources import calibration_pictures, parity_pictures
 
         parity = parity_pictures(job, chosen_size, demo=demo)
-        calibration_source = calibration_pictures(job, chosen_size)
+        calibrating = calibration_pictures(job, chosen_size)
         with clock.stage("Export"):
             program = exported(network, chosen_size, job)
         stem = "demo-enet" if demo else network.path.name.removesuffix(".tar").rsplit(".", 1)[0]
-        return ConvertResult(
-            tuple(
-                _convert_one(
-                    job, target, network, chosen_size, named, program, parity, calibration_source, stem, dry_run, clock
-                )
-                for target in job.targets
-            )
-        )
+        subject = _Subject(network, chosen_size, named, program, parity, calibrating, stem)
+        return ConvertResult(tuple(_convert_one(job, target, subject, clock, dry_run) for target in job.targets))
 
 
 def exported(network: Checkpoint, size: Size, job: Job) -> Exported:
@@ -200,42 +207,28 @@ def exported(network: Checkpoint, size: Size, job: Job) -> Exported:
         ) from error
 
 
-def _convert_one(
-    job: Job,
-    target: Target,
-    network: Checkpoint,
-    size: Size,
-    classes: Classes,
-    program: Exported,
-    parity: PictureSource,
-    calibration: PictureSource,
-    stem: str,
-    dry_run: bool,
-    clock: _Clock,
-) -> ConvertedArtifact:
+def _convert_one(job: Job, target: Target, subject: _Subject, clock: _Clock, dry_run: bool) -> ConvertedArtifact:
     from mobileseg.converters.export import refuse_what_is_left, rewrite
     from mobileseg.converters.target import Lowering
 
-    final = job.output / f"{stem}.{job.precision}{target.suffix}"
+    final = job.output / f"{subject.stem}.{job.precision}{target.suffix}"
     timed = _Clock(clock.progress, dict(clock.seconds))
     with timed.stage(f"Rewrite for {target.name}"):
-        rewritten = rewrite(program, target.name, job.precision)
+        rewritten = rewrite(subject.program, target.name, job.precision)
         refuse_what_is_left(rewritten, target.forbidden)
     if dry_run:
         artifact = Artifact(final, target.name, job.precision, (), ())
-        return ConvertedArtifact(artifact, {"not_run": "dry run"}, None, True, timed.seconds)
-    lowering = Lowering(job.precision, job.head, embedded_metadata(job, target, network, classes, size), job.options)
+        return ConvertedArtifact(artifact, {"not_run": "dry run"}, None, NotRun("dry run"), timed.seconds)
+    embedded = embedded_metadata(job, target, subject.network, subject.classes, subject.size)
+    lowering = Lowering(job.precision, job.head, embedded, job.options)
     with outputs.partial(final) as unfinished:
         with timed.stage(f"Lower to {target.name}"), outputs.explained(final):
             target.lower(rewritten, lowering, unfinished)
         quantization: QuantizationRecord | NotRun = NotRun(f"{job.precision} is not quantized")
         if (target.name, job.precision) in registry.QUANTIZERS:
-            quantization = _quantize(job, target, unfinished, calibration, timed)
+            quantization = _quantize(job, target, unfinished, subject.calibration, timed)
         with timed.stage(f"Run and compare {target.name}"):
-            converted = _prove(
-                job, unfinished, final, network, classes, rewritten.rewrites, quantization, parity, timed
-            )
-    return converted
+            return _prove(job, subject, unfinished, final, rewritten.rewrites, quantization, timed)
 
 
 def _quantize(job: Job, target: Target, path: Path, source: PictureSource, clock: _Clock) -> QuantizationRecord:
@@ -250,13 +243,11 @@ def _quantize(job: Job, target: Target, path: Path, source: PictureSource, clock
 
 def _prove(
     job: Job,
+    subject: _Subject,
     path: Path,
     final: Path,
-    network: Checkpoint,
-    classes: Classes,
     rewrites: tuple[Rewrite, ...],
     quantization: QuantizationRecord | NotRun,
-    parity: PictureSource,
     clock: _Clock,
 ) -> ConvertedArtifact:
     """Load the written file in its own runtime, compare, hold the gates, write the report, give both their names."""
@@ -269,9 +260,15 @@ def _prove(
         runner = open_artifact(path)
     except UsageError as error:
         raise MobilesegError(f"The file that was just written does not load. {error}") from error
+    network, parity = subject.network, subject.parity
     labels = parity.labels() if parity.labels is not None else None
     result = compare(
-        reference_of(network), runner, parity.pictures(), labels, void=classes.void, preprocessing=network.preprocessing
+        reference_of(network),
+        runner,
+        parity.pictures(),
+        labels,
+        void=subject.classes.void,
+        preprocessing=network.preprocessing,
     )
     result = replace(result, notes=(*result.notes, f"compared on {parity.name}"))
     gates = apply_gates(result, job.precision, job.gates)
@@ -286,7 +283,7 @@ def _prove(
         quantization=quantization,
         parity=result,
         gates=gates,
-        latency=NotRun("convert does not measure latency; run: mobileseg profile"),
+        latency=NotRun("convert does not measure latency"),
     )
     report["artifact"]["path"] = final.as_posix()
     report_path = final.with_name(f"{final.name}.report.json")

@@ -186,7 +186,7 @@ class ConvertedArtifact:
     artifact: Artifact
     report: Mapping[str, Any]
     report_path: Path | None
-    passed: bool
+    passed: bool | NotRun
     seconds: Mapping[str, float]
 
 
@@ -195,5 +195,7 @@ class ConvertResult:
     artifacts: Sequence[ConvertedArtifact]
 
     @property
-    def passed(self) -> bool:
-        return all(a.passed for a in self.artifacts)
+    def passed(self) -> bool | NotRun:
+        """Whether all files passed their gates; `NotRun` where none was made (a dry run)."""
+        skipped = next((a.passed for a in self.artifacts if isinstance(a.passed, NotRun)), None)
+        return skipped or all(a.passed for a in self.artifacts)

@@ -83,6 +83,7 @@ def test_dry_run_writes_nothing(run: Any, checkpoint: Path) -> None:
     assert ended.code == 0
     assert ended.json["artifacts"][0]["path"] == "mobileseg-out/small.fp32.onnx"
     assert ended.json["artifacts"][0]["report"] is None
+    assert ended.json["passed"] == ended.json["artifacts"][0]["passed"] == {"not_run": "dry run"}
     assert not list(Path().iterdir())
 
 
