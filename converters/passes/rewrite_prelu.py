@@ -2,10 +2,11 @@
 
 Before: x -> prelu(slopes)                         (one slope, or one per channel)
 After:  x -> leaky_relu(slope)                     one slope: the same function
-        x -> maximum(x, slopes * x)                form "maximum", all slopes <= 1 (negative ones too): x > 0 gives x
-        >= a x, x < 0 gives a x >= x
+        x -> maximum(x, slopes * x)                form "maximum", all slopes <= 1 (negative ones too), where
+                                                   x > 0 gives x >= a x and x < 0 gives a x >= x
         x -> minimum(x, slopes * x)                form "maximum", all slopes >= 1
-        x -> maximum(x, 0) + slopes * minimum(x, 0)   form "maximum", slopes on both sides of 1: one of the terms is 0
+        x -> maximum(x, 0) + slopes * minimum(x, 0)
+                                                   form "maximum", slopes on both sides of 1: one of the terms is 0
         x -> prelu(slopes)                         form "native"
 
 Preconditions: constant slopes; for "maximum", finite x.
