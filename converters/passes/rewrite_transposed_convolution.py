@@ -8,8 +8,8 @@ Output row o = s j + r collects x[j + q] W[k] over all k, q with o + p = s (j + 
 over th = q_max - q_min + 1 rows, in which a phase's missing taps are zeros. The same for columns. k2 s2 becomes a 1x1
 convolution, k3 s2 p1 op1 a 2x2 one.
 
-Preconditions: dilation 1, one group, constant weights. A kernel smaller than the stride is fine: a phase without taps is
-the bias.
+Preconditions: dilation 1, one group, constant weights. A kernel smaller than the stride is fine: a phase without taps
+is the bias.
 
 Exactness: the same products, summed in another order (tests hold 1e-6 of the largest output); a zero tap adds an exact
 zero. TFLite needs it: litert-torch cannot lower output_padding, a quantized TRANSPOSE_CONV with a bias does not load,
