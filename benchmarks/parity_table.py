@@ -1,6 +1,6 @@
 """Every checkpoint of a folder through every target and precision: the table of docs/measurements.md.
 
-    python benchmarks/parity_table.py SHARED --targets tflite,onnx --precisions fp32,fp16,int8 --json rows.json
+    python benchmarks/parity_table.py SHARED --precisions fp32,fp16 --json rows.json
 
 SHARED holds `checkpoints/manifest.json` (file, size, data set of each) and `images/<data
 set>/{calibration,test,test_labels}`. Each checkpoint is converted at its own training size; float files are compared
@@ -12,25 +12,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mobileseg import convert
 from mobileseg.registry import TARGETS, target
+from mobileseg.types import NotRun
+from mobileseg.validation.graphs import read_graph
 
+PARITY = ("max_abs_err", "sqnr_db", "pixel_agreement", "miou_reference", "miou_artifact", "images")
 VARIANTS = {"enet-greenhouse-davidtvs-pre2021": "davidtvs-pre2021"}
 """What the keys cannot tell."""
 
 
-def row(shared: Path, entry: dict[str, Any], target_name: str, precision: str, output: Path) -> dict[str, Any]:
+def rows_of(
+    shared: Path, entry: dict[str, Any], targets: list[str], precision: str, output: Path
+) -> Iterator[dict[str, Any]]:
+    """One conversion to all targets, a row for each."""
     pictures = shared / "images" / (entry["dataset"] or "camvid")
     # The float files are compared on 8 pictures, labelled or not; int8's accuracy needs the labels.
     labelled = precision == "int8" and entry["dataset"]
-    start = time.perf_counter()
     result = convert(
         shared / "checkpoints" / entry["file"],
-        to=target_name,
+        to=targets,
         precision=precision,
         size=(entry["size"][0], entry["size"][1]),
         variant=VARIANTS.get(entry["name"]),
@@ -39,23 +44,25 @@ def row(shared: Path, entry: dict[str, Any], target_name: str, precision: str, o
         calibration=pictures / "calibration" if precision == "int8" else None,
         output=output,
     )
-    (made,) = result.artifacts
-    parity = made.report["parity"]
-    return {
-        "checkpoint": entry["name"],
-        "size": "x".join(map(str, entry["size"])),
-        "target": target_name,
-        "precision": precision,
-        "max_abs_err": parity["max_abs_err"],
-        "sqnr_db": parity["sqnr_db"],
-        "pixel_agreement": parity["pixel_agreement"],
-        "miou_reference": parity["miou_reference"],
-        "miou_artifact": parity["miou_artifact"],
-        "images": parity["images"],
-        "passed": made.passed,
-        "bytes": made.report["artifact"]["bytes"],
-        "seconds": round(time.perf_counter() - start, 1),
-    }
+    for failure in result.failures:
+        raise SystemExit(f"{entry['name']} {failure.target}: {failure.message}\n{failure.traceback}")
+    for made in result.artifacts:
+        parity = made.report["parity"]
+        measured = {name: parity.get(name, parity) for name in PARITY}
+        graph = read_graph(made.artifact.path)
+        calls = None if isinstance(graph.delegation, NotRun) else graph.delegation.partitions
+        yield {
+            "checkpoint": entry["name"],
+            "size": "x".join(map(str, entry["size"])),
+            "target": made.artifact.target,
+            "precision": precision,
+            **measured,
+            "passed": "not run" if isinstance(made.passed, NotRun) else made.passed,
+            "operators": sum(graph.operators.values()),
+            "delegate_calls": calls,
+            "bytes": made.report["artifact"]["bytes"],
+            "seconds": round(sum(made.seconds.values()), 1),
+        }
 
 
 def eight_of(pictures: Path, output: Path) -> Path:
@@ -88,10 +95,11 @@ def main() -> None:
     manifest = json.loads((options.shared / "checkpoints" / "manifest.json").read_text())
     rows = json.loads(options.json.read_text()) if options.json.exists() else []
     for entry in (e for e in manifest if options.only in e["name"]):
-        for name in options.targets.split(","):
-            for precision in (p for p in options.precisions.split(",") if p in target(name).precisions):
-                rows.append(row(options.shared, entry, name, precision, options.output))
-                print("| " + " | ".join(shown(v) for v in rows[-1].values()) + " |", flush=True)
+        for precision in options.precisions.split(","):
+            targets = [name for name in options.targets.split(",") if precision in target(name).precisions]
+            for row in rows_of(options.shared, entry, targets, precision, options.output):
+                rows.append(row)
+                print("| " + " | ".join(shown(v) for v in row.values()) + " |", flush=True)
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -19,24 +19,31 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
-    from mobileseg.types import Head, Preprocessing, Size
+    from mobileseg.types import Head, OutputSize, Preprocessing, Size
 
 aten = torch.ops.aten
 
 
 class Deployed(nn.Module):
     """The network as a phone calls it: an RGB picture (N, 3, H, W) float32 in 0..255 in, logits, probabilities or a
-    class map out.
+    class map out; ``output_size`` ``"input"`` resizes the logits bilinearly (half-pixel centres) before them.
 
     The preprocessing is one gain and one offset per channel, applied before the network's own padding, so that its
     padded borders see the zeros they were trained with. A BGR network gets a 1x1 convolution that also exchanges the
     channels.
     """
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing | None, head: Head) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing | None,
+        head: Head,
+        output_size: OutputSize = "network",
+    ) -> None:
         super().__init__()
         self.network = network
         self.head = head
+        self.resized = output_size == "input"
         self.exchange = preprocessing is not None and preprocessing.channel_order == "BGR"
         self.has_offset = False
         if preprocessing is None:
@@ -60,6 +67,8 @@ class Deployed(nn.Module):
                 x = x * self.gain
                 x = x + self.offset if self.has_offset else x
         logits = cast("Tensor", self.network(x))
+        if self.resized and logits.shape[2:] != picture.shape[2:]:
+            logits = torch.nn.functional.interpolate(logits, picture.shape[2:], mode="bilinear", align_corners=False)
         if self.head == "softmax":
             return torch.softmax(logits, dim=1)
         if self.head == "argmax":

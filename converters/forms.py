@@ -16,17 +16,22 @@ class Forms:
 
     ``mask``: how "this element is not its window's maximum" becomes a number (`passes.rewrite_unpooling`). ``blocks``:
     how s x s blocks of pixels are taken apart and put together (`passes.blocks`). ``prelu``: a PReLU with one slope
-    per channel (`passes.rewrite_prelu`). ``transposed_convolution``: as it is, or as a convolution and an interleaving
-    (`passes.rewrite_transposed_convolution`). ``adaptive_pooling``, ``channel_shuffle``: in which memory order the
-    matrix products and the transposition are written.
+    per channel (`passes.rewrite_prelu`). ``transposed_convolution``: as it is, as a convolution and an interleaving, or
+    so only where its output padding exceeds its padding (`passes.rewrite_transposed_convolution`).
+    ``adaptive_pooling``, ``channel_shuffle``: in which memory order, or at which rank, the matrix products and the
+    transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise convolution
+    (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the channels is
+    taken (`passes.rewrite_channel_reduction`).
     """
 
-    mask: Literal["ceil", "sign"]
-    blocks: Literal["channels_last", "channels_first"]
+    mask: Literal["ceil", "sign", "scaled"]
+    blocks: Literal["channels_last", "channels_first", "strided"]
     prelu: Literal["native", "maximum"]
-    transposed_convolution: Literal["native", "convolution"]
-    adaptive_pooling: Literal["channels_last", "channels_first"]
-    channel_shuffle: Literal["channels_last", "channels_first"]
+    transposed_convolution: Literal["native", "convolution", "native_if_cropped"]
+    adaptive_pooling: Literal["channels_last", "channels_first", "linear"]
+    channel_shuffle: Literal["channels_last", "channels_first", "rank_5"]
+    average_pooling: Literal["native", "convolution"] = "native"
+    channel_reduction: Literal["native", "last_axis"] = "native"
 
 
 _TFLITE = Forms(
@@ -45,6 +50,31 @@ _ONNX = Forms(
     adaptive_pooling="channels_first",
     channel_shuffle="channels_first",
 )
+# Each operator keeps the plane in its last two axes, where the Neural Engine wants it: strided slices, a concatenation
+# that interleaves channels and pixel_shuffle take the place of transpositions. Core ML has PReLU and the transposed
+# convolution itself; "sign" is one operator where "ceil" takes two.
+_COREML = Forms(
+    mask="sign",
+    blocks="strided",
+    prelu="native",
+    transposed_convolution="native_if_cropped",
+    adaptive_pooling="channels_first",
+    channel_shuffle="rank_5",
+)
+# XNNPACK computes channels-last inside, so that channels-last blocks cost it no transposition; it has PReLU and the
+# transposed convolution itself, no sign, and nothing of what the last three avoid.
+_XNNPACK = Forms(
+    mask="ceil",
+    blocks="channels_last",
+    prelu="native",
+    transposed_convolution="native",
+    adaptive_pooling="linear",
+    channel_shuffle="channels_last",
+    average_pooling="convolution",
+    channel_reduction="last_axis",
+)
+# Vulkan has neither sign nor ceil, argmax over the last axis alone, and tensors of four axes at most.
+_VULKAN = replace(_ONNX, mask="scaled", channel_reduction="last_axis")
 
 TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "fp32"): _TFLITE,
@@ -53,6 +83,13 @@ TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "int8"): replace(_TFLITE, prelu="maximum"),
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _ONNX,
+    # Compressed weights are made from the fp16 file, and compute as it does.
+    **{("coreml", precision): _COREML for precision in ("fp32", "fp16", "w8", "palette4", "palette6", "palette8")},
+    **{("executorch", precision): _XNNPACK for precision in ("fp32", "fp16")},
+    **{("executorch-coreml", precision): _COREML for precision in ("fp32", "fp16")},
+    # ExecuTorch's own kernels take any form, none of them fast.
+    **{("executorch-portable", precision): _ONNX for precision in ("fp32", "fp16")},
+    **{("executorch-vulkan", precision): _VULKAN for precision in ("fp32", "fp16")},
 }
 
 

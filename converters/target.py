@@ -33,7 +33,12 @@ class Target:
     quantizer from the fp32 file.
 
     ``modules``: the Python packages it needs, ``extra``: the extra that brings them. ``forbidden``: ATen operators
-    that must not be left. ``check`` raises `OptionError` for `Lowering.options` that the target cannot honour.
+    that must not be left.
+
+    ``options`` are the names in `Lowering.options` that are this target's own; ``check`` raises `OptionError` for
+    values of them that it cannot honour. ``label`` is what a choice of options adds to the file's name (a delegate that
+    is not the default one); such a choice is a backend of its own in `converters.forms.TABLE`.
+    ``companions`` are the suffixes of files that ``lower`` may write beside the file, under its name.
     """
 
     name: str
@@ -44,4 +49,16 @@ class Target:
     input_layout: str
     forbidden: frozenset[str]
     lower: Callable[[RewrittenProgram, Lowering, Path], None]
+    options: tuple[str, ...] = ()
     check: Callable[[Mapping[str, Any]], None] = lambda options: None
+    label: Callable[[Mapping[str, Any]], str] = lambda options: ""
+    companions: tuple[str, ...] = ()
+
+    def backend(self, options: Mapping[str, Any]) -> str:
+        """The row of `converters.forms.TABLE`: ``"onnx"``, ``"executorch-vulkan"``."""
+        label = self.label(options)
+        return f"{self.name}-{label}" if label else self.name
+
+    def file_name(self, stem: str, precision: str, options: Mapping[str, Any]) -> str:
+        """``enet.fp32.onnx``, ``enet.fp32.vulkan.pte``."""
+        return ".".join(part for part in (stem, precision, self.label(options)) if part) + self.suffix

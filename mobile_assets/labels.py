@@ -114,6 +114,11 @@ def classes_for(num_classes: int) -> Classes:
     return generic(num_classes) if dataset is None else _fit(DATASETS[dataset], num_classes)
 
 
+def coloured(classes: Classes) -> Classes:
+    """Classes without a palette get the generic one; others are left as they are."""
+    return classes if classes.palette else replace(classes, palette=generic(len(classes.names)).palette)
+
+
 def load_classes(name_or_file: str, num_classes: int) -> Classes:
     """The classes of ``--classes``, for a network of ``num_classes`` outputs.
 

@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from mobileseg.diagnosis import doctor
     from mobileseg.inspection import inspect
     from mobileseg.pipeline import convert
+    from mobileseg.prediction import predict
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "convert", "doctor", "inspect", "load_checkpoint"]
+__all__ = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict"]
 
 # Looked up when first asked for, so that importing the package imports no torch.
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     "doctor": "mobileseg.diagnosis",
     "inspect": "mobileseg.inspection",
     "load_checkpoint": "mobileseg.checkpoint",
+    "predict": "mobileseg.prediction",
 }
 
 

@@ -47,7 +47,15 @@ def converted(result: ConvertResult) -> dict[str, Any]:
         }
         for f in result.artifacts
     ]
-    return {"artifacts": artifacts, "passed": plain(result.passed)}
+    failures = [
+        {
+            "target": f.target,
+            "precision": f.precision,
+            "error": {"type": f.error, "message": f.message, "exit_code": f.exit_code},
+        }
+        for f in result.failures
+    ]
+    return {"artifacts": artifacts, "failures": failures, "passed": plain(result.passed)}
 
 
 def diagnosed(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileseg import __version__, as_json, options
-from mobileseg.errors import GateError, MobilesegError, UnavailableError, UsageError
+from mobileseg.errors import MobilesegError, PictureError, UnavailableError, UsageError
 from mobileseg.failures import Failures
 from mobileseg.interruption import KEYBOARD_INTERRUPT, watched
-from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES
+from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES, DEFAULT_PREDICTIONS
 from mobileseg.noise import Log, sent_to
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code = int(app(words or ["--help"], prog_name="mobileseg", standalone_mode=False, obj=log) or 0)
             # Typer makes a KeyboardInterrupt an exit code, always SIGINT's.
-            code = failures.interrupted(interruption) if code == KEYBOARD_INTERRUPT else code
+            stopped = code == KEYBOARD_INTERRUPT or interruption.received is not None
+            code = failures.interrupted(interruption) if stopped else code
         except MobilesegError as error:
             fault = error.exit_code == MobilesegError.exit_code
             code = failures.fault(error, log) if fault else failures.told(error, error.exit_code)
@@ -92,9 +93,12 @@ def convert(
     precision: options.Precision = None,
     size: options.PictureSize = None,
     head: options.HeadName = "logits",
+    output_size: options.OutputSizeName = "network",
     raw_input: options.RawInput = False,
     output: options.Output = DEFAULT_OUTPUT,
+    jobs: options.Jobs = None,
     dry_run: options.DryRun = False,
+    model: options.ModelFactory = None,
     arch: options.Arch = None,
     variant: options.VariantName = None,
     num_classes: options.NumClasses = None,
@@ -115,6 +119,11 @@ def convert(
     min_sqnr: options.MinSqnr = None,
     max_miou_drop: options.MaxMiouDrop = None,
     opset: options.Opset = None,
+    delegate: options.Delegate = None,
+    etrecord: options.EtRecord = False,
+    deployment_target: options.DeploymentTarget = None,
+    author: options.Author = None,
+    license_: options.License = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -134,8 +143,10 @@ def convert(
             precision=chosen,
             size=size,
             head=head,
+            output_size=output_size,
             raw_input=raw_input,
             output=output,
+            model=model,
             preprocessing=preprocessing,
             preprocessing_overrides={
                 "mean": mean,
@@ -148,7 +159,14 @@ def convert(
             architecture=arch,
             variant=variant,
             num_classes=num_classes,
-            opset=opset,
+            options={
+                "opset": opset,
+                "delegate": delegate,
+                "etrecord": etrecord or None,
+                "deployment_target": deployment_target,
+                "author": author,
+                "license": license_,
+            },
             gates=GateLimits(min_agreement, min_sqnr, max_miou_drop),
             calibration=calibration,
             calibration_size=calibration_size,
@@ -156,14 +174,69 @@ def convert(
             labels=labels,
             image_count=image_count,
             seed=seed,
+            jobs=jobs,
             dry_run=dry_run,
             progress=screen.stage,
             announce=screen.loaded,
         )
         screen.converted(result)
+    for failure in result.failures:
+        if failure.traceback:
+            context.obj.keep(failure.traceback)
     if json:
         as_json.emit(as_json.converted(result))
-    raise typer.Exit(GateError.exit_code if result.passed is False else 0)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    file: options.ModelArgument,
+    inputs: options.Inputs,
+    output: options.PredictionOutput = DEFAULT_PREDICTIONS,
+    classes: options.ClassesName = None,
+    opacity: options.Opacity = 0.5,
+    legend: options.Legend = False,
+    video_masks: options.VideoMasks = False,
+    size: options.PictureSize = None,
+    model: options.ModelFactory = None,
+    arch: options.Arch = None,
+    variant: options.VariantName = None,
+    num_classes: options.NumClasses = None,
+    preprocessing: options.PreprocessingName = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Draw what a file or a checkpoint sees in pictures and videos.
+
+    Label maps, whose pixels are class indices, and overlays, in the size of the pictures.
+    """
+    from mobileseg import prediction
+
+    with _working(context, quiet=quiet, verbose=verbose) as screen:
+        result = prediction.predict(
+            None if file == "demo" else file,
+            inputs,
+            output=output,
+            classes=classes,
+            opacity=opacity,
+            legend=legend,
+            video_masks=video_masks,
+            size=size,
+            factory=model,
+            architecture=arch,
+            variant=variant,
+            num_classes=num_classes,
+            preprocessing=preprocessing,
+            threads=threads,
+            progress=screen.predicting,
+        )
+        screen.predicted(result)
+    if json:
+        as_json.emit(result)
+    raise typer.Exit(PictureError.exit_code if result.failures else 0)
 
 
 @app.command()
@@ -175,6 +248,8 @@ def doctor(
     fp16: options.Fp16 = False,
     precision: options.Precision = None,
     size: options.PictureSize = None,
+    delegate: options.Delegate = None,
+    model: options.ModelFactory = None,
     arch: options.Arch = None,
     variant: options.VariantName = None,
     num_classes: options.NumClasses = None,
@@ -198,6 +273,8 @@ def doctor(
             architecture=arch,
             variant=variant,
             num_classes=num_classes,
+            model=model,
+            options={"delegate": delegate},
         )
     if json:
         as_json.emit(as_json.diagnosed(found))
@@ -211,10 +288,11 @@ def doctor(
 @app.command()
 def inspect(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint, or a .tflite or .onnx file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint or an artifact.")],
     arch: options.Arch = None,
     variant: options.VariantName = None,
     num_classes: options.NumClasses = None,
+    model: options.ModelFactory = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -226,7 +304,7 @@ def inspect(
     from mobileseg import inspection
 
     with _working(context, quiet=quiet, verbose=verbose) as screen, screen.stage("Inspect"):
-        summary = inspection.inspect(file, architecture=arch, variant=variant, num_classes=num_classes)
+        summary = inspection.inspect(file, architecture=arch, variant=variant, num_classes=num_classes, model=model)
     if json:
         as_json.emit(summary)
     else:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from rich import box
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mobileseg.texts import (
+    converted_row,
+    delegate_text,
+    gate_text,
+    layer_row,
+    metadata_text,
+    preprocessing_text,
+    shares_text,
+    tensor_text,
+)
 from mobileseg.types import NotRun
 
 if TYPE_CHECKING:
     from mobileseg.diagnosis import Diagnosis
     from mobileseg.inspection import CheckpointSummary
     from mobileseg.listing import Listing
-    from mobileseg.types import Checkpoint, ConvertedArtifact, ConvertResult, Notice, Preprocessing, Size, TensorSpec
-    from mobileseg.validation.inspection import ArtifactSummary, Delegation
+    from mobileseg.prediction import Prediction
+    from mobileseg.types import Checkpoint, ConvertResult, Notice, Size
+    from mobileseg.validation.inspection import ArtifactSummary
 
-GATES = {
-    "pixel_agreement": ("agreement", ">=", lambda share: f"{100 * share:.4g} %", "--min-agreement"),
-    "sqnr_db": ("SQNR", ">=", lambda decibels: f"{decibels:.4g} dB", "--min-sqnr"),
-    "miou_drop_points": ("mIoU drop", "<=", lambda points: f"{points:.3g} points", "--max-miou-drop"),
-}
-"""Gate -> what it is called, on which side of the limit a value passes, its unit, and the option that sets it."""
+LARGEST = 10
+"""How many layers of an artifact are shown."""
 
 
 class Screen:
@@ -35,23 +43,41 @@ class Screen:
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self.console = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
+        self.running: Progress | None = None
+        self.lock = threading.Lock()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """The stage's name with the time it takes: moving on a terminal, else a line when it begins and one when it
-        has ended."""
+        has ended. Several may run at once, each in a thread of its own."""
         start = time.perf_counter()
         if self.console.is_terminal and not self.console.quiet:
-            columns = SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-            with Progress(
-                *columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False
-            ) as progress:
-                progress.add_task(name, total=None)
+            with self.moving(name):
                 yield
         else:
             self.console.print(f"{name} ...", soft_wrap=True)
             yield
         self.console.print(f"{name}: {time.perf_counter() - start:.1f} s", soft_wrap=True)
+
+    @contextmanager
+    def moving(self, name: str) -> Iterator[None]:
+        """A line that moves, below those of other stages: a terminal has one display, which they share."""
+        with self.lock:
+            if self.running is None:
+                columns = SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+                self.running = Progress(
+                    *columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False
+                )
+                self.running.start()
+            progress, line = self.running, self.running.add_task(name, total=None)
+        try:
+            yield
+        finally:
+            with self.lock:
+                progress.remove_task(line)
+                if not progress.tasks:
+                    progress.stop()
+                    self.running = None
 
     def loaded(self, checkpoint: Checkpoint, size: Size) -> None:
         """What was inferred of a checkpoint, each with the option that says otherwise."""
@@ -92,13 +118,72 @@ class Screen:
             self.console.print(
                 f"{left_out.artifact.path}: {left_out.report['not_run']}, would be written", soft_wrap=True
             )
+        for failure in result.failures:
+            self.console.print(f"{failure.target} in {failure.precision} failed: {failure.message}", soft_wrap=True)
         if not files:
             return
         self.table(("File, size", "Input", "Parity", "Gates", "Time"), [converted_row(f) for f in files])
         self.console.print(f"In {files[0].artifact.path.parent}, each with its report (.report.json).", soft_wrap=True)
         for file in files:
-            for gate in (g for g in file.report["parity"]["gates"] if not g["passed"]):
+            parity = file.report["parity"]
+            if "not_run" in parity:
+                unmet = " The limits that were asked for are not met." if file.passed is False else ""
+                self.console.print(
+                    f"{file.artifact.path.name} is not compared: {parity['not_run']}{unmet}", soft_wrap=True
+                )
+                continue
+            for gate in (g for g in parity["gates"] if not g["passed"]):
                 self.console.print(f"Gate not met by {file.artifact.path.name}: {gate_text(gate)}.", soft_wrap=True)
+
+    def predicting(self, path: Path, done: int, total: int | None) -> None:
+        """A line at the first and each tenth picture or frame."""
+        if done == 1 or done % 10 == 0 or done == total:
+            self.console.print(f"{path.name}: {done} of {total or 'an unknown number'}", soft_wrap=True)
+
+    def predicted(self, made: Prediction) -> None:
+        """What was drawn, what covers most of it, and where it is."""
+        height, width = made.input_size
+        self.facts(
+            [
+                ("model", made.model),
+                ("runs on", f"{made.runtime}, pictures resized to {height}x{width}"),
+                ("classes", f"{len(made.classes.names)} of {made.classes.dataset} (--classes)"),
+            ]
+        )
+        if made.pictures:
+            shown = made.pictures[:LARGEST]
+            rows = [(p.path.name, "x".join(map(str, p.size)), p.shares, p.network_ms) for p in shown]
+            self.table(
+                ("Picture", "Size", "Most of it", "Network"),
+                [(n, size, shares_text(s, made.classes, 3), f"{ms:.0f} ms") for n, size, s, ms in rows],
+            )
+            if len(made.pictures) > len(shown):
+                self.console.print(f"... and {len(made.pictures) - len(shown)} more (--json lists all).")
+        if made.videos:
+            self.table(
+                ("Video", "Size", "Frames", "Most of it", "Network"),
+                [
+                    (
+                        v.path.name,
+                        "x".join(map(str, v.size)),
+                        f"{v.frames} at {v.fps:.4g} /s",
+                        shares_text(v.shares, made.classes, 3),
+                        f"{v.network_ms:.0f} ms",
+                    )
+                    for v in made.videos
+                ],
+            )
+        for silent in (v for v in made.videos if v.audio_dropped):
+            self.console.print(f"The sound of {silent.path.name} is not in its overlay.", soft_wrap=True)
+        self.console.print(f"Over all: {shares_text(made.shares, made.classes, form='.1f')}")
+        self.console.print(
+            f"In {made.output}: masks/ (label maps with colours), overlays/, legend.png; {made.seconds:.1f} s.",
+            soft_wrap=True,
+        )
+        for failure in made.failures:
+            self.console.print(f"Not read: {failure.reason}", soft_wrap=True)
+        for note in made.notes:
+            self.console.print(f"Note: {note}")
 
     def diagnosed(self, diagnosis: Diagnosis) -> None:
         self.table(
@@ -175,75 +260,17 @@ class Screen:
                 for name, count in summary.graph.operators.items()
             ],
         )
+        self.facts(
+            [(f"{name}:", why) for name, why in ({} if isinstance(delegation, NotRun) else delegation.left).items()]
+        )
+        stored = ", ".join(f"{count} {kind}" for kind, count in summary.graph.quantization.items())
+        self.console.print(f"\nConstants: {stored or 'none'}. The largest layers:")
+        largest = summary.graph.layers[:LARGEST]
+        self.table(("Layer", "Operator", "Type", "Bytes"), [layer_row(layer) for layer in largest])
+        if len(summary.graph.layers) > LARGEST:
+            self.console.print(f"... and {len(summary.graph.layers) - LARGEST} more (--json lists all).")
         for note in summary.notes:
             self.console.print(f"Note: {note}")
 
     def listed(self, listing: Listing) -> None:
         self.table([column.capitalize() for column in listing.columns], listing.rows)
-
-
-def converted_row(file: ConvertedArtifact) -> tuple[str, ...]:
-    parity = file.report["parity"]
-    lines = [f"agreement {share_text(parity['pixel_agreement'])}"]
-    if not isinstance(parity["sqnr_db"], Mapping):
-        lines.append(f"SQNR {number_text(parity['sqnr_db'], '.1f')} dB")
-    if not isinstance(parity["miou_artifact"], Mapping):
-        lines += [f"mIoU {parity['miou_artifact']:.4f}", f"checkpoint {parity['miou_reference']:.4f}"]
-    met = sum(gate["passed"] for gate in parity["gates"])
-    return (
-        f"{file.artifact.path.name}\n{bytes_text(file.report['artifact']['bytes'])}",
-        "\n".join(f"{'x'.join(map(str, t.shape))}\n{t.layout} {t.dtype}" for t in file.artifact.inputs),
-        "\n".join(lines),
-        f"{met} of {len(parity['gates'])} met",
-        f"{sum(file.seconds.values()):.0f} s",
-    )
-
-
-def gate_text(gate: Mapping[str, Any]) -> str:
-    """A gate that was not met: what was measured, what was asked for, and the option that asks otherwise."""
-    name, side, unit, option = GATES[gate["name"]]
-    value = gate["value"]
-    measured = f"not measured ({value['not_run']})" if isinstance(value, Mapping) else unit(value)
-    return f"{name} is {measured}, asked for is {side} {unit(gate['limit'])} ({option})"
-
-
-def share_text(share: float) -> str:
-    """Rounded down, so that 100 % is only what is."""
-    return f"{int(share * 1e6) / 1e4:.4f} %"
-
-
-def number_text(value: float | str, form: str) -> str:
-    return value if isinstance(value, str) else format(value, form)
-
-
-def bytes_text(count: int) -> str:
-    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
-
-
-def preprocessing_text(p: Preprocessing) -> str:
-    parts = [p.channel_order, *([f"/ {p.scale:g}"] if p.scale != 1 else [])]
-    if p.mean != (0.0, 0.0, 0.0):
-        parts.append(f"- ({', '.join(f'{m:g}' for m in p.mean)})")
-    if p.std != (1.0, 1.0, 1.0):
-        parts.append(f"/ ({', '.join(f'{s:g}' for s in p.std)})")
-    if p.post_scale != 1:
-        parts.append(f"/ {p.post_scale:g}")
-    return f"{p.name}: {' '.join(parts)}"
-
-
-def tensor_text(t: TensorSpec) -> str:
-    shape = "x".join("?" if n < 0 else str(n) for n in t.shape)
-    span = f", {t.range[0]:g} to {t.range[1]:g}" if t.range else ""
-    quantized = f", scale {t.scale:g}, zero point {t.zero_point}" if t.scale is not None else ""
-    return f"{t.name}: {shape} {t.layout} {t.dtype}{span}{quantized}"
-
-
-def delegate_text(delegation: Delegation | NotRun) -> str:
-    if isinstance(delegation, NotRun):
-        return f"not run: {delegation.why}"
-    return f"{delegation.name}, {delegation.partitions} partitions"
-
-
-def metadata_text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 300 else f"{text[:297]}..."

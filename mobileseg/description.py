@@ -33,6 +33,8 @@ def embedded_metadata(job: Job, target: Target, checkpoint: Checkpoint, classes:
         },
         "preprocessing": asdict(checkpoint.preprocessing),
         "head": job.head,
+        "output_size": job.output_size,
+        "options": dict(job.options[target.name]),
         "raw_input": job.raw_input,
         "input": {
             "name": "picture",

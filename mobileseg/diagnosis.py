@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobileseg import registry
 from mobileseg.errors import RewriteError, unknown_option
-from mobileseg.jobs import check_size, target_names
+from mobileseg.jobs import check_size, options_by_target, target_names
 from mobileseg.pipeline import open_network
 from mobileseg.types import Checkpoint, Rewrite, Size
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mobileseg.converters.export import Exported
     from mobileseg.converters.target import Target
 
@@ -79,8 +81,12 @@ def doctor(
     architecture: str | None = None,
     variant: str | None = None,
     num_classes: int | None = None,
+    model: str | Callable[..., nn.Module] | nn.Module | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Diagnosis:
-    """Which backends load here, and what would be rewritten of a checkpoint for each target, and what cannot be.
+    """Which backends load here, and what would be rewritten of a network for each target, and what cannot be.
+
+    ``to`` ``"all"``: all targets that have the precision; the others are as `mobileseg.convert` has them.
 
     Raises what `mobileseg.load_checkpoint` raises, `SizeError` for a size that the network cannot take, and
     `OptionError` for an unknown target or precision.
@@ -89,11 +95,16 @@ def doctor(
         raise unknown_option("precision", precision, registry.PRECISIONS)
     targets = [registry.target(name) for name in target_names(to)]
     backends = check_backends(targets)
-    if checkpoint is None:
+    if checkpoint is None and model is None:
         return Diagnosis(backends)
-    network = open_network(checkpoint, architecture=architecture, variant=variant, num_classes=num_classes)
+    network = open_network(
+        checkpoint, architecture=architecture, variant=variant, num_classes=num_classes, model=model, size=size
+    )
     chosen = check_size(network, size or network.size)
-    return Diagnosis(backends, network, chosen, prospects(network, chosen, targets, precision))
+    if "all" in (to.split(",") if isinstance(to, str) else to):
+        targets = [target for target in targets if precision in target.precisions]
+    own = options_by_target(targets, options or {})
+    return Diagnosis(backends, network, chosen, prospects(network, chosen, targets, precision, own))
 
 
 def check_backends(targets: Sequence[Target]) -> tuple[Backend, ...]:
@@ -147,22 +158,28 @@ def _version(module: str) -> str:
     return metadata.version(distributions[0])
 
 
-def prospects(network: Checkpoint, size: Size, targets: Sequence[Target], precision: str) -> tuple[Prospect, ...]:
-    """The network exported once and rewritten for each target."""
+def prospects(
+    network: Checkpoint,
+    size: Size,
+    targets: Sequence[Target],
+    precision: str,
+    options: Mapping[str, Mapping[str, Any]],
+) -> tuple[Prospect, ...]:
+    """The network exported once and rewritten for each target, with its options."""
     from mobileseg.converters.export import Deployed, export
 
     program = export(Deployed(network.network, network.preprocessing, "logits"), size)
-    return tuple(_prospect(program, target, precision) for target in targets)
+    return tuple(_prospect(program, target, precision, options[target.name]) for target in targets)
 
 
-def _prospect(program: Exported, target: Target, precision: str) -> Prospect:
+def _prospect(program: Exported, target: Target, precision: str, options: Mapping[str, Any]) -> Prospect:
     from mobileseg.converters.export import refuse_what_is_left, rewrite
 
     if precision not in target.precisions:
         return Prospect(
             target.name, precision, (), f"it has no precision '{precision}': {', '.join(target.precisions)}"
         )
-    rewritten = rewrite(program, target.name, precision)
+    rewritten = rewrite(program, target.backend(options), precision)
     try:
         refuse_what_is_left(rewritten, target.forbidden)
     except RewriteError as refusal:

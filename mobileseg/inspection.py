@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mobileseg.checkpoint import load_checkpoint
 from mobileseg.types import Notice, Preprocessing, Size
 from mobileseg.validation.inspection import ArtifactSummary, inspect_artifact
 from mobileseg.validation.runners import RUNNERS
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,16 @@ def inspect(
     architecture: str | None = None,
     variant: str | None = None,
     num_classes: int | None = None,
+    model: str | Callable[..., nn.Module] | nn.Module | None = None,
 ) -> CheckpointSummary | ArtifactSummary:
-    """What an artifact (by its suffix, ``.tflite`` or ``.onnx``) or else a checkpoint is.
+    """What an artifact (by its suffix, one of `RUNNERS`) or else a checkpoint is; ``model``: as `mobileseg.convert`.
 
     Raises what `load_checkpoint` and `inspect_artifact` raise.
     """
     path = Path(path)
     if path.suffix in RUNNERS:
         return inspect_artifact(path)
-    loaded = load_checkpoint(path, architecture=architecture, variant=variant, num_classes=num_classes)
+    loaded = load_checkpoint(path, architecture=architecture, variant=variant, num_classes=num_classes, model=model)
     return CheckpointSummary(
         path=loaded.path,
         architecture=loaded.architecture,

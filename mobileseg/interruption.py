@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +11,18 @@ from types import FrameType
 
 KEYBOARD_INTERRUPT = 128 + signal.SIGINT
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 5.0
+"""Seconds after a signal in which another one is not heard, so that an impatient Ctrl-C does not cut off the tidying
+up."""
 
 
 @dataclass
 class Interruption:
-    """Which signal came, if any. Remembered, since libraries turn the exception into others of their own."""
+    """Which signal came first, if any, and when. Remembered, since libraries turn the exception into others of their
+    own."""
 
     received: int | None = None
+    when: float = 0.0
 
     @property
     def exit_code(self) -> int:
@@ -24,7 +30,10 @@ class Interruption:
         return 128 + (self.received or signal.SIGINT)
 
     def raise_for(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
+        now = time.monotonic()
+        if self.received is not None and now - self.when < PATIENCE:
+            return
+        self.received, self.when = self.received or number, now
         raise KeyboardInterrupt
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from mobileseg import registry
 from mobileseg.errors import MissingExtraError, OptionError, SizeError, UsageError, unknown_option
-from mobileseg.types import OUTPUT_NAMES, Checkpoint, GateLimits, Head, Size
+from mobileseg.types import OUTPUT_NAMES, Checkpoint, GateLimits, Head, OutputSize, Size
 
 if TYPE_CHECKING:
     from mobileseg.converters.target import Target
 
 DEFAULT_OUTPUT = Path("mobileseg-out")
+DEFAULT_PREDICTIONS = Path("mobileseg-predictions")
 DEFAULT_PICTURES = 8
 DEFAULT_CALIBRATION = 16
 SYNTHETIC = Path("synthetic")
@@ -23,14 +24,21 @@ SYNTHETIC = Path("synthetic")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one conversion was asked for, checked as far as it can be without the network."""
+    """Everything that one conversion was asked for, checked as far as it can be without the network.
+
+    ``missing``: targets asked for beside others, whose packages are not installed. ``options``: by target.
+    ``workers``: processes at most; None for as many as there is room for.
+    """
 
     targets: tuple[Target, ...]
+    missing: Mapping[str, MissingExtraError]
     precision: str
     head: Head
+    output_size: OutputSize
     raw_input: bool
     output: Path
-    options: dict[str, Any]
+    options: Mapping[str, Mapping[str, Any]]
+    workers: int | None
     gates: GateLimits
     calibration: Path | None
     calibration_size: int
@@ -45,9 +53,11 @@ def prepare(
     to: str | Sequence[str],
     precision: str,
     head: str,
+    output_size: str,
     raw_input: bool,
     output: str | Path,
-    opset: int | None,
+    options: Mapping[str, Any],
+    workers: int | None,
     gates: GateLimits | None,
     calibration: str | Path | None,
     calibration_size: int,
@@ -58,33 +68,37 @@ def prepare(
     demo: bool,
 ) -> Job:
     """Check what can be checked before anything is loaded."""
-    targets = resolve_targets(to, precision)
+    targets, missing = resolve_targets(to, precision)
     if head not in OUTPUT_NAMES:
         raise unknown_option("head", head, OUTPUT_NAMES)
-    for name, number in (("--calibration-size", calibration_size), ("--image-count", image_count)):
-        if number < 1:
+    if output_size not in get_args(OutputSize):
+        raise unknown_option("output size", output_size, get_args(OutputSize))
+    counts = {"--calibration-size": calibration_size, "--image-count": image_count, "--jobs": workers}
+    for name, number in counts.items():
+        if number is not None and number < 1:
             raise OptionError(f"{name} must be at least 1; got {number}.")
-    if precision == "int8" and calibration is None and not demo:
+    calibrated = any(r.calibrated for (_, p), r in registry.QUANTIZERS.items() if p == precision)
+    if calibrated and calibration is None and not demo:
         raise UsageError(
-            "int8 needs pictures like those your network was trained on, to measure the ranges of its activations: "
-            "give a folder with --calibration DIR. (--calibration synthetic uses generated street scenes knowingly; "
-            "on the wrong pictures accuracy is lost silently.)"
+            f"{precision} needs pictures like those your network was trained on, to measure the ranges of its "
+            "activations: give a folder with --calibration DIR. (--calibration synthetic uses generated street scenes "
+            "knowingly; on the wrong pictures accuracy is lost silently.)"
         )
-    if precision == "int8" and raw_input:
+    if calibrated and raw_input:
         raise UsageError(
-            "int8 measures its ranges on pictures of 0 to 255, which a file of --raw-input does not take. "
+            f"{precision} measures its ranges on pictures of 0 to 255, which a file of --raw-input does not take. "
             "Leave out --raw-input, or choose --precision fp32 or fp16."
         )
-    options = {} if opset is None else {"opset": opset}
-    for target in targets:
-        target.check(options)
     return Job(
         targets=targets,
+        missing=missing,
         precision=precision,
         head=head,  # type: ignore[arg-type]  # one of OUTPUT_NAMES, checked above
+        output_size=output_size,  # type: ignore[arg-type]  # checked above
         raw_input=raw_input,
         output=Path(output),
-        options=options,
+        options=options_by_target(targets, options),
+        workers=workers,
         gates=gates or GateLimits(),
         calibration=Path(calibration) if calibration is not None else None,
         calibration_size=calibration_size,
@@ -93,6 +107,27 @@ def prepare(
         image_count=image_count,
         seed=seed,
     )
+
+
+def options_by_target(targets: Sequence[Target], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each target's own of the options that were given a value.
+
+    Raises `OptionError` for one that none of the targets has, or a value that its target cannot honour.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if not any(name in target.options for target in targets):
+            known = {o: t for t in registry.TARGETS for o in registry.target(t).options}
+            if name not in known:
+                raise unknown_option("option of a target", name, known)
+            raise OptionError(
+                f"--{name.replace('_', '-')} is an option of {known[name]}, which is not among the targets "
+                f"({', '.join(t.name for t in targets)}). Add it to --to, or leave the option out."
+            )
+    own = {t.name: {n: v for n, v in given.items() if n in t.options} for t in targets}
+    for target in targets:
+        target.check(own[target.name])
+    return own
 
 
 def target_names(to: str | Sequence[str]) -> list[str]:
@@ -107,11 +142,11 @@ def target_names(to: str | Sequence[str]) -> list[str]:
     return list(registry.TARGETS) if "all" in names else names
 
 
-def resolve_targets(to: str | Sequence[str], precision: str) -> tuple[Target, ...]:
-    """The targets of ``--to``, each with what it needs installed and able to make the precision.
+def resolve_targets(to: str | Sequence[str], precision: str) -> tuple[tuple[Target, ...], dict[str, MissingExtraError]]:
+    """The targets of ``--to`` that can be made here, and those of several whose packages are not installed.
 
-    ``all`` means all that can make it. Raises `OptionError` for a name or precision that does not exist or fit,
-    `MissingExtraError` for a package that is not installed.
+    ``all`` means all that can make the precision. Raises `OptionError` for a name or precision that does not exist or
+    fit, `MissingExtraError` where no target is left.
     """
     names, words = target_names(to), to.split(",") if isinstance(to, str) else to
     if precision not in registry.PRECISIONS:
@@ -119,15 +154,18 @@ def resolve_targets(to: str | Sequence[str], precision: str) -> tuple[Target, ..
     named = (registry.target(name) for name in names)
     everything = "all" in (word.strip() for word in words)
     targets = tuple(t for t in named if not everything or precision in t.precisions)
+    missing: dict[str, MissingExtraError] = {}
     for target in targets:
         if precision not in target.precisions:
             raise OptionError(
                 f"Target '{target.name}' has no precision '{precision}'; it has {', '.join(target.precisions)}."
             )
-        missing = next((m for m in target.modules if importlib.util.find_spec(m) is None), None)
-        if missing is not None:
-            raise MissingExtraError(target.extra, missing)
-    return targets
+        absent = next((m for m in target.modules if importlib.util.find_spec(m) is None), None)
+        if absent is not None:
+            missing[target.name] = MissingExtraError(target.extra, absent)
+    if len(missing) == len(targets):
+        raise next(iter(missing.values()))
+    return tuple(t for t in targets if t.name not in missing), missing
 
 
 def check_size(checkpoint: Checkpoint, size: Size) -> Size:

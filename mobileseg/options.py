@@ -58,6 +58,12 @@ CheckpointArgument = Annotated[
         help="A .pth, .pt, .pth.tar or .safetensors file; without one, the embedded demo network.",
     ),
 ]
+ModelFactory = Annotated[
+    str | None,
+    _option(
+        "--model", metavar="MODULE:FACTORY|FILE.py:FACTORY", help="Any other network: what makes it. Runs its code."
+    ),
+]
 Arch = Annotated[str | None, _option("--arch", metavar="NAME", help="Its architecture; else told from its keys.")]
 VariantName = Annotated[str | None, _option("--variant", metavar="NAME", help="Its layout, where several fit.")]
 NumClasses = Annotated[int | None, _option("--num-classes", metavar="N", help="Its number of classes, to be checked.")]
@@ -77,7 +83,23 @@ PictureSize = Annotated[
 ]
 HeadName = Annotated[str, typer.Option("--head", metavar="HEAD", help="The output: logits, softmax or argmax.")]
 RawInput = Annotated[bool, typer.Option("--raw-input", help="Leave the preprocessing out of the file.")]
-Opset = Annotated[int | None, _option("--opset", metavar="N", help="Operator set of an ONNX file.")]
+OutputSizeName = Annotated[
+    str, typer.Option("--output-size", metavar="network|input", help="Output as the network has it, or as the picture.")
+]
+Opset = Annotated[int | None, _option("--opset", metavar="N", help="ONNX: operator set of the file.")]
+Delegate = Annotated[
+    str | None,
+    _option("--delegate", metavar="NAME", help="ExecuTorch: xnnpack, coreml, vulkan or portable; else xnnpack."),
+]
+EtRecord = Annotated[bool, typer.Option("--etrecord", help="ExecuTorch: write the ETRecord beside the file.")]
+DeploymentTarget = Annotated[
+    str | None, _option("--deployment-target", metavar="OS", help="Core ML: oldest system it runs on; else iOS16.")
+]
+Author = Annotated[str | None, _option("--author", metavar="TEXT", help="Core ML: author, shown by Xcode.")]
+License = Annotated[str | None, _option("--license", metavar="TEXT", help="Core ML: licence, shown by Xcode.")]
+Jobs = Annotated[
+    int | None, _option("--jobs", metavar="N", help="Targets made at once; else as many as there is room for.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the files.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and rewrite, and write no file.")]
 
@@ -96,6 +118,25 @@ ChannelOrder = Annotated[str | None, _option("--channel-order", metavar="RGB|BGR
 ClassesName = Annotated[
     str | None, _option("--classes", metavar="NAME|FILE", help="Names and palette of the classes, by data set or file.")
 ]
+
+# Prediction
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|demo",
+        help="A .tflite, .onnx, .pte or .mlpackage file, a checkpoint, or demo for the embedded network.",
+    ),
+]
+Inputs = Annotated[
+    list[Path], typer.Argument(metavar="PICTURE...", help="Pictures, folders of pictures at any depth, video files.")
+]
+PredictionOutput = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of masks and overlays.")]
+Opacity = Annotated[
+    float, typer.Option("--opacity", metavar="SHARE", min=0.0, max=1.0, help="Of the colours over the picture, 0 to 1.")
+]
+Legend = Annotated[bool, typer.Option("--legend", help="The classes in a strip below each overlay, too.")]
+VideoMasks = Annotated[bool, typer.Option("--video-masks", help="A label map of each frame of a video, too.")]
+Threads = Annotated[int | None, _option("--threads", metavar="N", min=1, help="Of the artifact's runtime; else all.")]
 
 # Pictures
 Calibration = Annotated[

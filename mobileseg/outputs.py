@@ -50,6 +50,17 @@ def folder(path: Path) -> Iterator[Path]:
                 created.rmdir()
 
 
+def settle(unfinished: Path, final: Path) -> None:
+    """Give a finished file or folder its name, in place of what had it before."""
+    if final.is_dir() and not final.is_symlink():
+        old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        final.replace(old)
+        unfinished.replace(final)
+        shutil.rmtree(old)
+    else:
+        unfinished.replace(final)
+
+
 @contextmanager
 def partial(final: Path) -> Iterator[Path]:
     """A temporary path beside ``final``, of the same suffix; what still lies there at the end is removed."""

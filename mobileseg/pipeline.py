@@ -1,21 +1,23 @@
-"""The stages put together: checkpoint -> export -> rewrite -> lower (-> quantize) -> run -> compare -> gates -> report.
+"""The stages put together: checkpoint -> export -> the targets' files, each made and proven -> gates -> report.
 
 The one module that imports all four folders. Nothing heavy is imported before the stage that needs it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobileseg import outputs, registry
+from mobileseg import outputs, registry, workers
 from mobileseg.description import embedded_metadata
-from mobileseg.errors import CheckpointError, MobilesegError, UsageError, unknown_option
+from mobileseg.errors import CheckpointError, unknown_option
 from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES, Job, check_size, prepare
+from mobileseg.making import Clock, Failure, Made, Progress, Task, attempt, make, rewritten_for, silent
 from mobileseg.settings import resolve_preprocessing
 from mobileseg.types import (
     Artifact,
@@ -23,40 +25,21 @@ from mobileseg.types import (
     Classes,
     ConvertedArtifact,
     ConvertResult,
+    FailedTarget,
+    Gate,
     GateLimits,
     NotRun,
     Preprocessing,
-    Rewrite,
     Size,
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mobileseg.converters.export import Exported
     from mobileseg.converters.target import Target
     from mobileseg.sources import PictureSource
     from mobileseg.validation.report import QuantizationRecord
-
-Progress = Callable[[str], AbstractContextManager[None]]
-"""Called with a stage's name; the stage runs inside what it returns."""
-
-
-def _silent(stage: str) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-@dataclass
-class _Clock:
-    """Seconds per stage."""
-
-    progress: Progress
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        with self.progress(name):
-            yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -90,27 +73,42 @@ def open_network(
     architecture: str | None = None,
     variant: str | None = None,
     num_classes: int | None = None,
+    model: str | Callable[..., nn.Module] | nn.Module | None = None,
+    size: Size | None = None,
     preprocessing: Preprocessing | str | Path | None = None,
-    overrides: dict[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """A checkpoint (the demo's where None) with the preprocessing asked for."""
+    """A network with the preprocessing asked for: a checkpoint's, a ``model``'s with or without one, or the demo's
+    where both are None."""
     from mobileseg.checkpoint import load_checkpoint
 
-    if checkpoint is None:
+    if checkpoint is None and model is None:
         loaded = demo_checkpoint()
     else:
-        loaded = load_checkpoint(Path(checkpoint), architecture=architecture, variant=variant, num_classes=num_classes)
+        loaded = load_checkpoint(
+            None if checkpoint is None else Path(checkpoint),
+            architecture=architecture,
+            variant=variant,
+            num_classes=num_classes,
+            model=model,
+            size=size,
+        )
     chosen = resolve_preprocessing(preprocessing, loaded.preprocessing, overrides or {})
     return replace(loaded, preprocessing=chosen)
 
 
 def classes_of(checkpoint: Checkpoint, classes: str | Path | None, *, demo: bool) -> Classes:
-    """Names and palette: those asked for, the demo's, or the usual ones for the number of classes."""
-    from mobileseg.mobile_assets.labels import classes_for, load_classes
+    """Names and palette: those asked for, the demo's, the network's own, or the usual ones for so many classes."""
+    from mobileseg.mobile_assets.labels import classes_for, coloured, load_classes
 
+    count, own = checkpoint.num_classes, checkpoint.classes
     if classes is not None:
-        return load_classes(str(classes), checkpoint.num_classes)
-    return load_classes("demo", checkpoint.num_classes) if demo else classes_for(checkpoint.num_classes)
+        return load_classes(str(classes), count)
+    if demo:
+        return load_classes("demo", count)
+    if isinstance(own, str):
+        return load_classes(own, count)
+    return classes_for(count) if own is None else coloured(own)
 
 
 def convert(
@@ -120,15 +118,17 @@ def convert(
     precision: str = "fp32",
     size: Size | None = None,
     head: str = "logits",
+    output_size: str = "network",
     raw_input: bool = False,
     output: str | Path = DEFAULT_OUTPUT,
+    model: str | Callable[..., nn.Module] | nn.Module | None = None,
     preprocessing: Preprocessing | str | Path | None = None,
-    preprocessing_overrides: dict[str, Any] | None = None,
+    preprocessing_overrides: Mapping[str, Any] | None = None,
     classes: str | Path | None = None,
     architecture: str | None = None,
     variant: str | None = None,
     num_classes: int | None = None,
-    opset: int | None = None,
+    options: Mapping[str, Any] | None = None,
     gates: GateLimits | None = None,
     calibration: str | Path | None = None,
     calibration_size: int = DEFAULT_CALIBRATION,
@@ -136,28 +136,35 @@ def convert(
     labels: str | Path | None = None,
     image_count: int = DEFAULT_PICTURES,
     seed: int = 0,
+    jobs: int | None = None,
     dry_run: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     announce: Callable[[Checkpoint, Size], None] | None = None,
 ) -> ConvertResult:
-    """Convert a checkpoint to files that were each loaded, run and compared before they got their name.
+    """Convert a network to files that were each loaded, run where they can be, and compared before they got their name.
 
-    ``checkpoint``: a path, or None for the embedded demo network. ``to``: target names, or ``"all"``. ``size``: (H, W)
-    pixels, the network's own where None. ``announce`` is told the checkpoint as soon as it is loaded. ``dry_run``: all
-    checks and the rewriting, no file.
+    ``checkpoint``: a path, or None for the embedded demo network. ``model``: any other network: ``"package.module:
+    factory"``, ``"path/file.py:factory"``, a factory or an `nn.Module`; its weights are the checkpoint's where one is
+    given. ``to``: target names, or ``"all"``. ``size``: (H, W) pixels, the network's own where None. ``output_size``:
+    ``"network"``, or ``"input"`` for logits resized to the picture. ``options``: what only one target has, by name
+    (``{"opset": 18, "delegate": "vulkan"}``; `Target.options`). ``jobs``: worker processes for several targets, at
+    most; None for as many as cores and memory allow. ``announce`` is told the checkpoint as soon as it is loaded.
+    ``dry_run``: all checks and the rewriting, no file.
 
-    Raises `UsageError` and its kinds for bad input, `MissingExtraError` for a package that is not installed. A gate
-    that is not met is no exception: it stands in the result's ``passed``, in the report, and the file is there to be
-    looked at.
+    Raises `UsageError` and its kinds for bad input, `MissingExtraError` for a package that is not installed. Of several
+    targets one that fails is no exception: it stands in the result's ``failures``, and the others are made. A gate that
+    is not met is none either: it stands in ``passed``, in the report, and the file is there to be looked at.
     """
-    demo = checkpoint is None
+    demo = checkpoint is None and model is None
     job = prepare(
         to=to,
         precision=precision,
         head=head,
+        output_size=output_size,
         raw_input=raw_input,
         output=output,
-        opset=opset,
+        options=options or {},
+        workers=jobs,
         gates=gates,
         calibration=calibration,
         calibration_size=calibration_size,
@@ -167,7 +174,7 @@ def convert(
         seed=seed,
         demo=demo,
     )
-    clock = _Clock(progress)
+    clock = Clock(progress)
     with nullcontext(job.output) if dry_run else outputs.folder(job.output):
         with clock.stage("Load the checkpoint"):
             network = open_network(
@@ -175,6 +182,8 @@ def convert(
                 architecture=architecture,
                 variant=variant,
                 num_classes=num_classes,
+                model=model,
+                size=size,
                 preprocessing=preprocessing,
                 overrides=preprocessing_overrides,
             )
@@ -190,7 +199,9 @@ def convert(
             program = exported(network, chosen_size, job)
         stem = "demo-enet" if demo else network.path.name.removesuffix(".tar").rsplit(".", 1)[0]
         subject = _Subject(network, chosen_size, named, program, parity, calibrating, stem)
-        return ConvertResult(tuple(_convert_one(job, target, subject, clock, dry_run) for target in job.targets))
+        if dry_run:
+            return _rehearsed(job, subject, clock)
+        return _made(job, subject, clock)
 
 
 def exported(network: Checkpoint, size: Size, job: Job) -> Exported:
@@ -199,7 +210,7 @@ def exported(network: Checkpoint, size: Size, job: Job) -> Exported:
 
     preprocessing = None if job.raw_input else network.preprocessing
     try:
-        return export(Deployed(network.network, preprocessing, job.head), size)
+        return export(Deployed(network.network, preprocessing, job.head, job.output_size), size)
     except RuntimeError as error:
         raise CheckpointError(
             f"This network could not be traced at {size[0]}x{size[1]}: {str(error).splitlines()[0]}. "
@@ -207,89 +218,151 @@ def exported(network: Checkpoint, size: Size, job: Job) -> Exported:
         ) from error
 
 
-def _convert_one(job: Job, target: Target, subject: _Subject, clock: _Clock, dry_run: bool) -> ConvertedArtifact:
-    from mobileseg.converters.export import refuse_what_is_left, rewrite
-    from mobileseg.converters.target import Lowering
-
-    final = job.output / f"{subject.stem}.{job.precision}{target.suffix}"
-    timed = _Clock(clock.progress, dict(clock.seconds))
-    with timed.stage(f"Rewrite for {target.name}"):
-        rewritten = rewrite(subject.program, target.name, job.precision)
-        refuse_what_is_left(rewritten, target.forbidden)
-    if dry_run:
-        artifact = Artifact(final, target.name, job.precision, (), ())
-        return ConvertedArtifact(artifact, {"not_run": "dry run"}, None, NotRun("dry run"), timed.seconds)
-    embedded = embedded_metadata(job, target, subject.network, subject.classes, subject.size)
-    lowering = Lowering(job.precision, job.head, embedded, job.options)
-    with outputs.partial(final) as unfinished:
-        with timed.stage(f"Lower to {target.name}"), outputs.explained(final):
-            target.lower(rewritten, lowering, unfinished)
-        quantization: QuantizationRecord | NotRun = NotRun(f"{job.precision} is not quantized")
-        if (target.name, job.precision) in registry.QUANTIZERS:
-            quantization = _quantize(job, target, unfinished, subject.calibration, timed)
-        with timed.stage(f"Run and compare {target.name}"):
-            return _prove(job, subject, unfinished, final, rewritten.rewrites, quantization, timed)
+def _rehearsed(job: Job, subject: _Subject, clock: Clock) -> ConvertResult:
+    """Every rewriting done, no file written."""
+    not_run = NotRun("dry run")
+    artifacts = []
+    for target in job.targets:
+        timed = Clock(clock.progress, dict(clock.seconds))
+        with timed.stage(f"Rewrite for {target.name}"):
+            rewritten_for(target, job.precision, job.options[target.name], subject.program)
+        artifact = Artifact(_final(job, target, subject), target.name, job.precision, (), ())
+        artifacts.append(ConvertedArtifact(artifact, {"not_run": not_run.why}, None, not_run, timed.seconds))
+    return ConvertResult(tuple(artifacts), _not_installed(job))
 
 
-def _quantize(job: Job, target: Target, path: Path, source: PictureSource, clock: _Clock) -> QuantizationRecord:
-    from mobileseg.validation.report import QuantizationRecord
+def _made(job: Job, subject: _Subject, clock: Clock) -> ConvertResult:
+    """All files, each in a process of its own where there are several and room for them; and their reports."""
+    from mobileseg.validation.parity import reference_of
 
-    quantize = registry.quantizer(target.name, job.precision)
-    with clock.stage(f"Quantize on {source.count} pictures"), outputs.explained(path):
-        quantized = quantize(path.read_bytes(), source.pictures())
-        path.write_bytes(quantized.content)
-    return QuantizationRecord(quantized.recipe, source.name, source.count, quantized.kept_float)
+    reference = reference_of(subject.network, job.output_size)
+    with ExitStack() as partials:
+        tasks = [_task(job, target, subject, partials) for target in job.targets]
+        count = min(job.workers or len(tasks), workers.how_many(len(tasks)))
+        if len(job.targets) + len(job.missing) == 1:
+            results: Sequence[Made | Failure] = [make(tasks[0], subject.program, reference, clock.progress)]
+        elif count == 1:
+            results = [attempt(task, subject.program, reference, clock.progress) for task in tasks]
+        else:
+            results = _in_processes(job, tasks, subject, count, clock)
+        own_precision = functools.cache(lambda: _own_precision(subject, job))
+        artifacts, failures = [], list(_not_installed(job))
+        for task, result in zip(tasks, results, strict=True):
+            if isinstance(result, Failure):
+                failures.append(FailedTarget(task.target, job.precision, *_reasons(result)))
+            else:
+                seconds = {**clock.seconds, **result.seconds}
+                artifacts.append(_reported(job, subject, task, replace(result, seconds=seconds), own_precision))
+    return ConvertResult(tuple(artifacts), tuple(failures))
 
 
-def _prove(
-    job: Job,
-    subject: _Subject,
-    path: Path,
-    final: Path,
-    rewrites: tuple[Rewrite, ...],
-    quantization: QuantizationRecord | NotRun,
-    clock: _Clock,
-) -> ConvertedArtifact:
-    """Load the written file in its own runtime, compare, hold the gates, write the report, give both their names."""
-    from mobileseg.validation.gates import all_passed, apply_gates
-    from mobileseg.validation.parity import compare, reference_of, reference_precision
-    from mobileseg.validation.report import build_report, write_report
-    from mobileseg.validation.runners import open_artifact
+def _in_processes(job: Job, tasks: Sequence[Task], subject: _Subject, count: int, clock: Clock) -> list[Made | Failure]:
+    """The program is exported, and the checkpoint run on the pictures, once for all."""
+    from mobileseg.validation.parity import record, reference_of
 
-    try:
-        runner = open_artifact(path)
-    except UsageError as error:
-        raise MobilesegError(f"The file that was just written does not load. {error}") from error
-    network, parity = subject.network, subject.parity
-    labels = parity.labels() if parity.labels is not None else None
-    result = compare(
-        reference_of(network),
-        runner,
-        parity.pictures(),
-        labels,
+    with _workplace(job.output) as folder:
+        with clock.stage("Run the checkpoint"), outputs.explained(folder):
+            shared = workers.share(subject.program, folder)
+            record(reference_of(subject.network, job.output_size), subject.parity.pictures(), shared.reference)
+        return workers.run(tasks, shared, count, clock.progress)
+
+
+@contextmanager
+def _workplace(output: Path) -> Iterator[Path]:
+    """A hidden folder on the output's disk, gone at the end."""
+    with outputs.explained(output):
+        folder = tempfile.TemporaryDirectory(prefix=".mobileseg-", dir=output)
+    with folder as name:
+        yield Path(name)
+
+
+def _task(job: Job, target: Target, subject: _Subject, partials: ExitStack) -> Task:
+    final = _final(job, target, subject)
+    for suffix in target.companions:
+        partials.enter_context(outputs.partial(final.with_suffix(suffix)))
+    return Task(
+        target=target.name,
+        precision=job.precision,
+        head=job.head,
+        options=job.options[target.name],
+        metadata=embedded_metadata(job, target, subject.network, subject.classes, subject.size),
+        path=partials.enter_context(outputs.partial(final)),
+        final=final,
+        parity=subject.parity,
+        calibration=subject.calibration,
         void=subject.classes.void,
-        preprocessing=network.preprocessing,
+        preprocessing=subject.network.preprocessing,
     )
-    result = replace(result, notes=(*result.notes, f"compared on {parity.name}"))
-    gates = apply_gates(result, job.precision, job.gates)
-    missed = any(g.name == "sqnr_db" and not g.passed for g in gates)
-    if missed and job.head == "logits" and job.gates.min_sqnr_db is None:
-        result = replace(result, reference_sqnr_db=reference_precision(network, parity.pictures()))
-        gates = apply_gates(result, job.precision, job.gates)
+
+
+def _final(job: Job, target: Target, subject: _Subject) -> Path:
+    return job.output / target.file_name(subject.stem, job.precision, job.options[target.name])
+
+
+def _reported(
+    job: Job, subject: _Subject, task: Task, made: Made, own_precision: Callable[[], float | NotRun]
+) -> ConvertedArtifact:
+    """Hold the gates, write the report, give the files their names."""
+    from mobileseg.validation.gates import all_passed, apply_gates
+    from mobileseg.validation.report import build_report, write_report
+
+    parity = made.parity
+    gates: tuple[Gate, ...] = ()
+    passed: bool | NotRun
+    if isinstance(parity, NotRun):
+        # A limit that was asked for and cannot be held here is not kept.
+        passed = parity if job.gates == GateLimits() else False
+    else:
+        gates = apply_gates(parity, job.precision, job.gates)
+        missed = any(g.name == "sqnr_db" and not g.passed for g in gates)
+        if missed and job.head == "logits" and job.gates.min_sqnr_db is None:
+            parity = replace(parity, reference_sqnr_db=own_precision())
+            gates = apply_gates(parity, job.precision, job.gates)
+        passed = all_passed(gates)
     report = build_report(
-        checkpoint=network,
-        artifact=runner.artifact,
-        rewrites=rewrites,
-        quantization=quantization,
-        parity=result,
+        checkpoint=subject.network,
+        artifact=replace(made.artifact, path=task.path),
+        rewrites=made.rewrites,
+        quantization=_quantization(made, task),
+        parity=parity,
         gates=gates,
         latency=NotRun("convert does not measure latency"),
     )
+    final = task.final
     report["artifact"]["path"] = final.as_posix()
     report_path = final.with_name(f"{final.name}.report.json")
     with outputs.partial(report_path) as unfinished, outputs.explained(final):
         write_report(report, unfinished)
-        path.replace(final)
-        unfinished.replace(report_path)
-    artifact = replace(runner.artifact, path=final)
-    return ConvertedArtifact(artifact, report, report_path, all_passed(gates), clock.seconds)
+        outputs.settle(task.path, final)
+        for companion in (s for s in registry.target(task.target).companions if task.path.with_suffix(s).exists()):
+            outputs.settle(task.path.with_suffix(companion), final.with_suffix(companion))
+        outputs.settle(unfinished, report_path)
+    return ConvertedArtifact(made.artifact, report, report_path, passed, made.seconds)
+
+
+def _quantization(made: Made, task: Task) -> QuantizationRecord | NotRun:
+    from mobileseg.validation.report import QuantizationRecord
+
+    if isinstance(made.quantized, NotRun):
+        return made.quantized
+    source = task.calibration
+    calibrated = registry.QUANTIZERS[task.target, task.precision].calibrated
+    pictures = (source.name, source.count) if calibrated else ("no pictures are needed", 0)
+    return QuantizationRecord(made.quantized.recipe, *pictures, made.quantized.kept_float)
+
+
+def _own_precision(subject: _Subject, job: Job) -> float | NotRun:
+    from mobileseg.validation.parity import reference_precision
+
+    return reference_precision(subject.network, subject.parity.pictures(), job.output_size)
+
+
+def _not_installed(job: Job) -> tuple[FailedTarget, ...]:
+    return tuple(
+        FailedTarget(name, job.precision, type(error).__name__, str(error), error.exit_code)
+        for name, error in job.missing.items()
+    )
+
+
+def _reasons(failure: Failure) -> tuple[str, str, int, str]:
+    return failure.kind, failure.message, failure.exit_code, failure.traceback

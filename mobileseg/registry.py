@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mobileseg.errors import unknown_option
-from mobileseg.types import Preprocessing
+from mobileseg.types import Preprocessing, Recipe
 
 if TYPE_CHECKING:
     from mobileseg.types import Variant
@@ -27,18 +27,27 @@ ENTRY_POINTS = "mobileseg.architectures"
 TARGETS = {
     "tflite": "mobileseg.converters.tflite",
     "onnx": "mobileseg.converters.onnx",
+    "coreml": "mobileseg.converters.coreml",
+    "executorch": "mobileseg.converters.executorch",
 }
 
-# (target, precision) -> module and function that turns the fp32 file's bytes and calibration pictures into the
-# quantized file.
+# (target, precision) -> how a file of that precision is made from one that the target lowers.
 QUANTIZERS = {
-    ("tflite", "int8"): "mobileseg.quantization.tflite:quantize_static",
+    ("tflite", "int8"): Recipe("mobileseg.quantization.tflite:quantize_file", base="fp32", calibrated=True),
+    **{
+        ("coreml", precision): Recipe("mobileseg.quantization.coreml:compress_weights", base="fp16", calibrated=False)
+        for precision in ("w8", "palette4", "palette6", "palette8")
+    },
 }
 
 PRECISIONS = {
     "fp32": "weights and activations in 32-bit floating point",
     "fp16": "weights in 16-bit floating point; activations in 16 bit where the runtime computes so",
     "int8": "weights and activations in 8-bit integers, ranges from calibration pictures",
+    "w8": "weights in 8-bit integers; activations in 16-bit floating point",
+    "palette4": "weights as 4-bit indices into palettes; activations in 16-bit floating point",
+    "palette6": "weights as 6-bit indices into palettes; activations in 16-bit floating point",
+    "palette8": "weights as 8-bit indices into palettes; activations in 16-bit floating point",
 }
 
 PREPROCESSINGS = {
@@ -100,9 +109,13 @@ def target(name: str) -> Any:
     return importlib.import_module(TARGETS[name]).TARGET
 
 
-def quantizer(target: str, precision: str) -> Any:
-    """The function of `QUANTIZERS` for a target and precision."""
-    module, _, function = QUANTIZERS[target, precision].partition(":")
+def quantizer(recipe: Recipe) -> Any:
+    """The function of a recipe: ``(path, precision, pictures) -> Quantized``, which rewrites the file in place.
+
+    ``path``: the file of precision ``recipe.base``. ``pictures``: (H, W, 3) uint8 RGB of its size, one at a time; none
+    where the recipe is not calibrated.
+    """
+    module, _, function = recipe.function.partition(":")
     return getattr(importlib.import_module(module), function)
 
 

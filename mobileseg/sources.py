@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Pictures of one size, and their labels where there are any. ``name`` is what a report calls them."""
+    """Pictures of one size, and their labels where there are any. ``name`` is what a report calls them.
+
+    Can be sent to another process.
+    """
 
     name: str
     count: int
@@ -35,9 +38,17 @@ def _demo_pictures(seeds: range, count: int, size: Size, *, labelled: bool) -> P
     return PictureSource(
         f"demo scenes {chosen[0]} to {chosen[-1]}",
         len(chosen),
-        lambda: (scene(seed, size).picture for seed in chosen),
-        (lambda: (scene(seed, size).labels for seed in chosen)) if labelled else None,
+        partial(_scene_pictures, chosen, size),
+        partial(_scene_labels, chosen, size) if labelled else None,
     )
+
+
+def _scene_pictures(seeds: Sequence[int], size: Size) -> Iterator[NDArray[np.uint8]]:
+    return (scene(seed, size).picture for seed in seeds)
+
+
+def _scene_labels(seeds: Sequence[int], size: Size) -> Iterator[NDArray[np.uint8]]:
+    return (scene(seed, size).labels for seed in seeds)
 
 
 def _folder(name: str, paths: Sequence[Path], size: Size, labels: Sequence[Path] | None = None) -> PictureSource:

@@ -17,6 +17,8 @@ Size = tuple[int, int]
 Triple = tuple[float, float, float]
 ChannelOrder = Literal["RGB", "BGR"]
 Head = Literal["logits", "softmax", "argmax"]
+OutputSize = Literal["network", "input"]
+"""An artifact's output: as the network has it, often a part of the picture's size; or resized to the picture's."""
 OUTPUT_NAMES: Mapping[Head, str] = {"logits": "logits", "softmax": "probabilities", "argmax": "classes"}
 """What an artifact calls its output, by head."""
 StateDict = Mapping[str, "Tensor"]
@@ -97,7 +99,8 @@ class Checkpoint:
     """A loaded network and what was inferred of it.
 
     ``network``: eval mode, ``(N, 3, H, W) float32`` preprocessed pictures in, logits ``(N, C, H', W') float32`` out.
-    ``sha256`` is of the file; ``size`` is the size it was trained at, where known.
+    ``sha256`` is of the file; ``size`` is the size it was trained at, where known. ``classes``: what the network itself
+    says of its classes, a data set's name, or names and a palette (empty: any colours); None where it says nothing.
     """
 
     network: nn.Module
@@ -113,6 +116,7 @@ class Checkpoint:
     sha256: str
     path: Path
     notices: tuple[Notice, ...] = ()
+    classes: Classes | str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,25 @@ class Rewrite:
     exact: str
     why: str
     left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a quantizer makes its file. ``function``: ``"module:function"`` (`mobileseg.registry.quantizer`); ``base``:
+    the precision that the target lowers first; ``calibrated``: whether it takes ranges from pictures."""
+
+    function: str
+    base: str
+    calibrated: bool
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer did. ``recipe``: in words; ``kept_float``: the operators that compute in float, ``"KIND:
+    name"``."""
+
+    recipe: str
+    kept_float: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,11 +214,37 @@ class ConvertedArtifact:
 
 
 @dataclass(frozen=True)
+class FailedTarget:
+    """A target of several that came to nothing. ``error``: the exception's name; ``exit_code``: what it alone would
+    have ended with; ``traceback``: of a fault of ours, else empty."""
+
+    target: str
+    precision: str
+    error: str
+    message: str
+    exit_code: int
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
 class ConvertResult:
     artifacts: Sequence[ConvertedArtifact]
+    failures: Sequence[FailedTarget] = ()
 
     @property
     def passed(self) -> bool | NotRun:
-        """Whether all files passed their gates; `NotRun` where none was made (a dry run)."""
-        skipped = next((a.passed for a in self.artifacts if isinstance(a.passed, NotRun)), None)
-        return skipped or all(a.passed for a in self.artifacts)
+        """Whether all targets were made and passed their gates.
+
+        `NotRun` where none failed and some could not be held against the checkpoint here, or were not made (a dry run).
+        """
+        if self.failures or any(a.passed is False for a in self.artifacts):
+            return False
+        return next((a.passed for a in self.artifacts if isinstance(a.passed, NotRun)), True)
+
+    @property
+    def exit_code(self) -> int:
+        """Of the worst that happened: a fault of ours (1), a missing backend (4), bad input (2), a gate not met (3)."""
+        codes = {f.exit_code for f in self.failures} | (
+            {3} if any(a.passed is False for a in self.artifacts) else set()
+        )
+        return next((code for code in (1, 4, 2, 3) if code in codes), 0)

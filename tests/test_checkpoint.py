@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mobileseg import checkpoint, registry
+from mobileseg import registry, weights
 from mobileseg.architectures.enet_network import ENet, ENetIArunava
 from mobileseg.architectures.erfnet import ERFNet
 from mobileseg.checkpoint import load_checkpoint
@@ -112,7 +112,7 @@ def test_one_name_of_a_shared_tensor_is_enough(tmp_path: Path) -> None:
     """safetensors keeps one name of each tensor; iArunava's ENet has most PReLUs under three."""
     network = ENetIArunava(3, channels=(7, 8, 12)).eval()
     kept = {key: t for key, t in network.state_dict().items() if ".ext_conv1.2." not in key}
-    completed = checkpoint.complete(network, kept)
+    completed = weights.complete(network, kept)
     shared = "regular1_1.ext_conv1.2.weight"
     assert torch.equal(completed[shared], kept["regular1_1.out_activation.weight"])
     assert "asymmetric2_3.ext_conv1.2.weight" not in completed
@@ -211,7 +211,8 @@ def test_another_networks_checkpoint_is_refused(tmp_path: Path) -> None:
     }
     torch.save(resnet, tmp_path / "resnet18.pth")
     with pytest.raises(
-        UnknownArchitectureError, match=r"5 tensors begin with conv1.weight, .*mobileseg list architectures"
+        UnknownArchitectureError,
+        match=r"5 tensors begin with conv1.weight, .*mobileseg list architectures.*--model FILE.py:FACTORY",
     ):
         load_checkpoint(tmp_path / "resnet18.pth")
 
@@ -343,6 +344,6 @@ def test_torchscript_is_refused_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_allow_list_holds_scalars_and_their_types_only() -> None:
-    names = {getattr(x[0] if isinstance(x, tuple) else x, "__name__", "") for x in checkpoint.numpy_scalars()}
+    names = {getattr(x[0] if isinstance(x, tuple) else x, "__name__", "") for x in weights.numpy_scalars()}
     assert {"scalar", "dtype", "Float64DType", "Float32DType", "Int64DType"} <= names
     assert all(name in ("scalar", "dtype") or name.endswith("DType") for name in names)

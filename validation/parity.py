@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mobileseg.errors import CheckpointError, PictureError, UsageError
-from mobileseg.types import ChannelOrder, Head, NotRun, Preprocessing
+from mobileseg.types import ChannelOrder, Head, NotRun, OutputSize, Preprocessing
 from mobileseg.validation.metrics import (
     Agreement,
     AgreementCounts,
@@ -27,6 +29,7 @@ from mobileseg.validation.metrics import (
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor, nn
 
     from mobileseg.types import Checkpoint
     from mobileseg.validation.runners.base import Runner
@@ -125,20 +128,55 @@ def network_input(pictures: NDArray[np.uint8], preprocessing: Preprocessing) -> 
     return np.ascontiguousarray((ordered * gain + offset).transpose(0, 3, 1, 2), np.float32)
 
 
-def reference_of(checkpoint: Checkpoint) -> Reference:
-    """The checkpoint as a function of pictures, on the CPU in float32."""
+def reference_of(checkpoint: Checkpoint, output_size: OutputSize = "network") -> Reference:
+    """The checkpoint as a function of pictures, on the CPU in float32.
+
+    ``output_size`` ``"input"``: its logits resized bilinearly to the pictures (half-pixel centres).
+    """
 
     def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode():
-            logits = checkpoint.network(torch.from_numpy(network_input(pictures, checkpoint.preprocessing)))
-        return np.asarray(logits.numpy(), np.float32)
+        fed = torch.from_numpy(network_input(pictures, checkpoint.preprocessing))
+        return np.asarray(_logits(checkpoint.network, fed, output_size).numpy(), np.float32)
 
     return run
 
 
-def reference_precision(checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]]) -> float | NotRun:
+def _logits(network: nn.Module, fed: Tensor, output_size: OutputSize) -> Tensor:
+    import torch
+
+    with torch.inference_mode():
+        logits: Tensor = network(fed)
+        if output_size == "network":
+            return logits
+        return torch.nn.functional.interpolate(logits, fed.shape[2:], mode="bilinear", align_corners=False)
+
+
+def record(reference: Reference, pictures: Iterable[NDArray[np.uint8]], folder: Path) -> None:
+    """Run the reference on (H, W, 3) pictures and keep what it returns in ``folder``, for `recorded`."""
+    for picture in pictures:
+        np.save(_record_of(picture[None], folder), reference(picture[None]))
+
+
+def recorded(folder: Path) -> Reference:
+    """The reference whose answers `record` kept: so it is run once, however many files are held against it."""
+
+    def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = np.load(_record_of(pictures, folder))
+        return logits
+
+    return run
+
+
+def _record_of(pictures: NDArray[np.uint8], folder: Path) -> Path:
+    digest = hashlib.sha256(repr(pictures.shape).encode() + np.ascontiguousarray(pictures).tobytes())
+    return folder / f"{digest.hexdigest()}.npy"
+
+
+def reference_precision(
+    checkpoint: Checkpoint, pictures: Iterable[NDArray[np.uint8]], output_size: OutputSize = "network"
+) -> float | NotRun:
     """SQNR in dB of the checkpoint in float32 against itself in float64, over (H, W, 3) uint8 RGB pictures.
 
     Max-pooling indices of near-equal neighbours hang on the last bit, and each that flips moves a value by a pixel: no
@@ -147,12 +185,10 @@ def reference_precision(checkpoint: Checkpoint, pictures: Iterable[NDArray[np.ui
     import torch
 
     exact = copy.deepcopy(checkpoint.network).double()
-    run, errors = reference_of(checkpoint), LogitErrorSums()
+    run, errors = reference_of(checkpoint, output_size), LogitErrorSums()
     for picture in pictures:
         fed = torch.from_numpy(network_input(picture[None], checkpoint.preprocessing)).double()
-        with torch.inference_mode():
-            expected = exact(fed)[0].numpy()
-        errors.add(expected, run(picture[None])[0])
+        errors.add(_logits(exact, fed, output_size)[0].numpy(), run(picture[None])[0])
     return errors.result().sqnr_db
 
 

@@ -37,5 +37,6 @@ TARGET = Target(
     # A pooling whose indices nothing rewrote stays legal ONNX; an unpooling becomes a scatter.
     forbidden=frozenset({"max_unpool2d"}),
     lower=_lower,
+    options=("opset",),
     check=_check,
 )

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING
 
 from mobileseg.converters.passes import (
     fold_batch_norm,
+    fold_constants,
+    remove_identities,
     rewrite_adaptive_pooling,
+    rewrite_average_pooling,
+    rewrite_channel_reduction,
     rewrite_channel_shuffle,
     rewrite_prelu,
     rewrite_transposed_convolution,
@@ -17,11 +21,18 @@ if TYPE_CHECKING:
     from mobileseg.converters.passes.base import Pass
 
 PASSES: tuple[Pass, ...] = (
+    remove_identities.PASS,
+    # Before those that look for constant weights.
+    fold_constants.PASS,
     # Before the transposed convolutions are taken apart: it scales their weights while they are still one tensor.
     fold_batch_norm.PASS,
+    # Before the rewritings that may interleave phases by a shuffle of their own, which is none of the network's.
+    rewrite_channel_shuffle.PASS,
     rewrite_unpooling.PASS,
     rewrite_transposed_convolution.PASS,
     rewrite_adaptive_pooling.PASS,
-    rewrite_channel_shuffle.PASS,
+    # After the adaptive ones, some of which become plain poolings.
+    rewrite_average_pooling.PASS,
     rewrite_prelu.PASS,
+    rewrite_channel_reduction.PASS,
 )

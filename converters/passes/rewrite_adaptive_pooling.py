@@ -1,5 +1,5 @@
-"""Adaptive average pooling at a fixed size, by one pooling where its bins are alike, by a few depthwise convolutions
-where they repeat, else by two constant matrix products.
+"""Adaptive pooling at a fixed size. Of averages: by one pooling where the bins are alike, by a few depthwise
+convolutions where they repeat, else by two constant matrix products. Of maxima: by one pooling, or bin by bin.
 
 Before: x (N, C, H, W) -> adaptive_avg_pool2d((h, w))
 After:  x -> mean over H, W                               h = w = 1
@@ -8,15 +8,20 @@ After:  x -> mean over H, W                               h = w = 1
         x -> A x B                                        otherwise; A (h, H), B (W, w) hold 1/length inside each bin
                                                           [floor(i H/h), ceil((i+1) H/h)) and 0 outside
 
-The pooling is linear and separable (a bin is a product of two intervals), so the matrices are exact. Sizes that stay
+Before: x -> adaptive_max_pool2d((h, w)), its indices unused
+After:  x -> max_pool2d(kernel = stride = (H/h, W/w))     H, W divisible by h, w
+        x -> max_pool2d of each bin of rows -> cat -> max_pool2d of each bin of columns -> cat
+
+The average is linear and separable (a bin is a product of two intervals), so the matrices are exact. Sizes that stay
 as they are: nothing is done along that axis. With g = gcd(H, h), the bins repeat every P = H/g rows with p = h/g bins
 in each period: bin r of all periods is one depthwise convolution with stride P and 1/length inside that bin (an average
 pooling whose stride exceeds its kernel is refused by XNNPACK). (384 -> 256 rows: P = 3, p = 2, bins {0, 1} and {1, 2};
 as a product it would cost 384 multiplications a number instead of 3.)
 
-Exactness: 2^-22 of the mean absolute value of a bin, from the order of summation. Every backend needs it: left to the
-stock decompositions, sizes that do not divide become hundreds of slices and additions (376 SLICE, 414 ADD in EdgeNets'
-ESPNetV2) and take minutes to convert.
+Exactness: 2^-22 of the mean absolute value of a bin, from the order of summation; maxima are bit-exact. Every backend
+needs it: left to the stock decompositions, sizes that do not divide become hundreds of slices and additions (376 SLICE,
+414 ADD in EdgeNets' ESPNetV2) and take minutes to convert. In form "linear" each product is a linear layer along the
+last axis, whose constant XNNPACK packs once; of a product of two tensors it leaves the constant's expansion outside.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from mobileseg.converters.passes.base import (
     Pass,
     add_constant,
     aten,
+    inline,
     is_call,
     pair,
     replace,
@@ -111,12 +117,54 @@ def _channels_last(x: Tensor, rows: Tensor | None = None, columns: Tensor | None
     return x.permute(0, 3, 1, 2)
 
 
-FORMS = {"channels_first": _channels_first, "channels_last": _channels_last}
+def _linear(x: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    x = x if columns is None else F.linear(x, columns)
+    return x if rows is None else F.linear(x.transpose(2, 3), rows).transpose(2, 3)
+
+
+FORMS = {"channels_first": _channels_first, "channels_last": _channels_last, "linear": _linear}
+
+
+def _bin_by_bin(x: Tensor, size: tuple[int, int]) -> Tensor:
+    # Poolings, not amax: XNNPACK's partitioner takes an amax that its compiler then refuses.
+    for dim, pooled in zip((2, 3), size, strict=True):
+        if x.shape[dim] != pooled:
+            parts = [x.narrow(dim, start, end - start) for start, end in bins(x.shape[dim], pooled)]
+            x = torch.cat([aten.max_pool2d.default(p, _line(p, dim), _line(p, dim)) for p in parts], dim)
+    return x
+
+
+def _line(x: Tensor, dim: int) -> list[int]:
+    """The kernel that spans x along one axis of its plane."""
+    return [x.shape[2], 1] if dim == 2 else [1, x.shape[3]]
+
+
+def _replace_maxima(node: Node) -> None:
+    x = cast("Node", node.args[0])
+    (height, width), (h, w) = value(x).shape[-2:], pair(node.args[1])
+
+    def pooled(x: Tensor) -> Tensor:
+        if height % h == 0 and width % w == 0:
+            kernel = [height // h, width // w]
+            return cast("Tensor", aten.max_pool2d.default(x, kernel, kernel))
+        return _bin_by_bin(x, (h, w))
+
+    (new,) = inline(node, pooled, x)
+    for user in list(node.users):
+        substitute(user, new)
+    node.graph.erase_node(node)
 
 
 def _apply(module: GraphModule, forms: Forms) -> Outcome:
-    count, blocks = 0, BLOCKS[forms.blocks]
+    count, blocks, left = 0, BLOCKS[forms.blocks], []
     for node in list(module.graph.nodes):
+        if is_call(node, aten.adaptive_max_pool2d.default) and node.meta["val"][0].ndim == 4:
+            if all(user.args[1] == 0 for user in node.users):
+                _replace_maxima(node)
+                count += 1
+            else:
+                left.append(f"{node.name}: the indices of its maxima are used")
+            continue
         if (
             not is_call(node, aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default)
             or value(node).ndim != 4
@@ -146,7 +194,7 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
 
             replace(node, pooled_by_products, x, *matrices.values())
         count += 1
-    return Outcome(count)
+    return Outcome(count, tuple(left))
 
 
 PASS = Pass(

@@ -5,12 +5,15 @@ Before: x (N, g k, H, W) -> view (N, g, k, H, W) -> transpose(1, 2) -> [contiguo
 After:  channels_last   x seen as (N H W, g, k) -> transpose(1, 2) -> (N, H, W, k g): 3-D and without a layout change
 around it
         channels_first  x seen as (N, g, k, H W) -> transpose(1, 2) -> (N, k g, H, W): 4-D
+        rank_5          x seen as (N, g, k, H, W) -> transpose(1, 2) -> (N, k g, H, W), as torch's own operator is
+                        defined
 
 Preconditions: torch's own operator, or just these nodes, each used by the next one alone, batch and plane untouched by
 the views.
 
 Exactness: bit-exact, numbers are moved. TFLite needs the first form (a 5-D transposition and two layout changes
-otherwise), other delegates the rank below 5.
+otherwise), other delegates the rank below 5. Core ML takes the third: coremltools makes one interleaving
+concatenation of a concatenation and a shuffle.
 """
 
 from __future__ import annotations
@@ -40,7 +43,12 @@ def _channels_first(x: Tensor, groups: int) -> Tensor:
     return x.reshape(n, groups, c // groups, h * w).transpose(1, 2).reshape(n, c, h, w)
 
 
-FORMS = {"channels_last": _channels_last, "channels_first": _channels_first}
+def _rank_5(x: Tensor, groups: int) -> Tensor:
+    n, c, h, w = x.shape
+    return x.reshape(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+FORMS = {"channels_last": _channels_last, "channels_first": _channels_first, "rank_5": _rank_5}
 
 
 def _shuffle_ending_at(last: Node) -> tuple[Node, int] | None:

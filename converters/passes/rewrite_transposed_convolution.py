@@ -8,12 +8,15 @@ Output row o = s j + r collects x[j + q] W[k] over all k, q with o + p = s (j + 
 over th = q_max - q_min + 1 rows, in which a phase's missing taps are zeros. The same for columns. k2 s2 becomes a 1x1
 convolution, k3 s2 p1 op1 a 2x2 one.
 
-Preconditions: dilation 1, one group, constant weights. A kernel smaller than the stride is fine: a phase without taps
-is the bias.
+Groups and dilation are zeros in W, put there first. A kernel smaller than the stride is fine: a phase without taps is
+the bias.
+
+Preconditions: constant weights.
 
 Exactness: the same products, summed in another order (tests hold 1e-6 of the largest output); a zero tap adds an exact
 zero. TFLite needs it: litert-torch cannot lower output_padding, a quantized TRANSPOSE_CONV with a bias does not load,
-and its int8 kernel takes 5 to 9 times the time of its float one.
+and its int8 kernel takes 5 to 9 times the time of its float one. In form "native_if_cropped" only what has more output
+padding than padding is rewritten: coremltools refuses such layers or gives them another size.
 """
 
 from __future__ import annotations
@@ -73,30 +76,46 @@ def phase_weights(weight: Tensor, rows: list[list[tuple[int, int]]], columns: li
     return out.flatten(0, 2)
 
 
+def dense_weights(weight: Tensor, groups: int, dilation: tuple[int, int]) -> Tensor:
+    """Weights (C_in, C_out / groups, kh, kw) as those (C_in, C_out, ...) of one group, the dilation's gaps in them."""
+    c_in, c_out, height, width = weight.shape
+    (dh, dw), inputs = dilation, c_in // groups
+    dense = weight.new_zeros(c_in, c_out * groups, (height - 1) * dh + 1, (width - 1) * dw + 1)
+    for g in range(groups):
+        own = slice(g * inputs, (g + 1) * inputs)
+        dense[own, g * c_out : (g + 1) * c_out, ::dh, ::dw] = weight[own]
+    return dense
+
+
 def _refusal(module: GraphModule, a: dict[str, Any]) -> str | None:
-    if a["groups"] != 1:
-        return f"it has {a['groups']} groups"
-    if pair(a["dilation"]) != (1, 1):
-        return f"it is dilated by {pair(a['dilation'])}"
     if constant(module, a["weight"]) is None or (a["bias"] is not None and constant(module, a["bias"]) is None):
         return "its weights are computed, not constant"
     return None
 
 
+def _is_cropped(a: dict[str, Any]) -> bool:
+    """Whether each axis's output padding only undoes padding: the result lies inside the unpadded one."""
+    return all(extra <= cut for extra, cut in zip(pair(a["output_padding"]), pair(a["padding"]), strict=True))
+
+
 def _apply(module: GraphModule, forms: Forms) -> Outcome:
     if forms.transposed_convolution == "native":
         return Outcome(0)
+    keeps_cropped = forms.transposed_convolution == "native_if_cropped"
     blocks = BLOCKS[forms.blocks]
     count, left = 0, []
     for node in list(module.graph.nodes):
         if not is_call(node, aten.conv_transpose2d.input):
             continue
         a = arguments_of(node)
+        if keeps_cropped and _is_cropped(a):
+            continue
         refusal = _refusal(module, a)
         if refusal is not None:
             left.append(f"{node.name}: {refusal}")
             continue
-        x, weight, bias = a["input"], cast("Tensor", constant(module, a["weight"])), constant(module, a["bias"])
+        x, bias = a["input"], constant(module, a["bias"])
+        weight = dense_weights(cast("Tensor", constant(module, a["weight"])), a["groups"], pair(a["dilation"]))
         (sh, sw), (ph, pw) = pair(a["stride"]), pair(a["padding"])
         rows, columns = _taps(weight.shape[2], sh, ph), _taps(weight.shape[3], sw, pw)
         (top, bottom), (left_, right) = _span(rows), _span(columns)

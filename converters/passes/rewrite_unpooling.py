@@ -92,7 +92,12 @@ def _ceil_mask(difference: Tensor) -> Tensor:
     return torch.ceil(torch.clamp(difference, max=1.0))
 
 
-MASKS: dict[str, Callable[[Tensor], Tensor]] = {"ceil": _ceil_mask, "sign": torch.sign}
+def _scaled_mask(difference: Tensor) -> Tensor:
+    # The smallest difference is 2^-149, and 2^149 is no float32.
+    return torch.clamp(torch.clamp(difference * 2.0**127, max=1.0) * 2.0**22, max=1.0)
+
+
+MASKS: dict[str, Callable[[Tensor], Tensor]] = {"ceil": _ceil_mask, "sign": torch.sign, "scaled": _scaled_mask}
 
 
 def not_maximum(

@@ -51,6 +51,19 @@ def embed(model: Any, metadata: Mapping[str, Any]) -> None:
     model.metadata = [*(model.metadata or []), entry]
 
 
+def count_from_corners(model: Any) -> None:
+    """Let each RESIZE_NEAREST_NEIGHBOR read row ``floor(i * scale)``, as torch's ``"nearest"`` does.
+
+    litert-torch writes that mode with half-pixel centres, which is another row wherever the sizes do not divide.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if operator.builtinOptionsType == schema.BuiltinOptions.ResizeNearestNeighborOptions:
+                operator.builtinOptions.halfPixelCenters = False
+
+
 def operator_code(model: Any, builtin: int) -> int:
     """The index of a builtin operator's code, added where the model has none."""
     from ai_edge_litert import schema_py_generated as schema

@@ -56,6 +56,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)
         converted = litert_torch.convert(wrapped, sample_kwargs={"picture": picture.permute(0, 2, 3, 1).contiguous()})
     model = flatbuffer.read(converted.model_content())
+    flatbuffer.count_from_corners(model)
     if lowering.precision == "fp16":
         half.halve_weights(model)
     flatbuffer.embed(model, lowering.metadata)

@@ -44,6 +44,12 @@ def _pad_channels_last(x: Tensor, margins: Sequence[int], fill: float) -> Tensor
     return padded.permute(0, 3, 1, 2)
 
 
+def _repeated(x: Tensor, times: Sequence[int]) -> Tensor:
+    for dim, n in enumerate(times):
+        x = torch.cat([x] * n, dim=dim) if n > 1 else x
+    return x
+
+
 def keep_builtins(module: GraphModule) -> None:
     """Exchange the operators that litert-torch would take apart, or put between layout changes, for ours."""
     for node in list(module.graph.nodes):
@@ -51,6 +57,9 @@ def keep_builtins(module: GraphModule) -> None:
             replace(node, _prelu_channels_last, *cast("tuple[Node, Node]", node.args))
         elif is_call(node, aten.argmax.default) and node.meta["val"].ndim == 3 and node.args[1:] == (1,):
             replace(node, lambda x: torch.argmax(x.permute(0, 2, 3, 1), dim=3), cast("Node", node.args[0]))
+        elif is_call(node, aten.repeat.default) and len(node.args[1]) == cast("Node", node.args[0]).meta["val"].ndim:
+            # litert-torch brings x into another order, and leaves the numbers of copies in this one.
+            replace(node, lambda x, n=node.args[1]: _repeated(x, n), cast("Node", node.args[0]))
         elif is_call(node, aten.pad.default) and node.meta["val"].ndim == 4:
             # (constant_pad_nd is what the passes write on tensors that are channels-last already.)
             a = arguments_of(node)

@@ -16,7 +16,7 @@ def test_json_is_all_of_stdout(converted: Any) -> None:
     assert ended.code == 0, ended.err
     path = output / "small.fp32.onnx"
     report = {"report": f"{path}.report.json", "path": str(path), "target": "onnx", "precision": "fp32", "passed": True}
-    assert ended.json == {"artifacts": [report], "passed": True}
+    assert ended.json == {"artifacts": [report], "failures": [], "passed": True}
 
 
 def test_files_are_the_artifact_and_its_report(converted: Any) -> None:

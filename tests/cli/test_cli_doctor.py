@@ -32,7 +32,7 @@ def test_the_backends_of_this_machine(run: Any) -> None:
 
 def test_nothing_works(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
-    absent = ("onnxsim", "litert_torch")
+    absent = ("onnxsim", "litert_torch", "coremltools", "executorch")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else real(name, *a))
     ended = run("doctor")
     assert ended.code == 4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mobileseg import registry
-from mobileseg.validation.inspection import xnnpack_delegation
+from mobileseg.validation.graphs.tflite import xnnpack_delegation
 
 
 def test_a_checkpoint(run: Any, checkpoint: Path) -> None:

@@ -52,7 +52,7 @@ def test_while_quantizing(run: Any, checkpoint: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tflite, "TARGET", replace(tflite.TARGET, lower=lower))
     seen = interrupt_in(monkeypatch, "Quantize")
     ended = run("convert", checkpoint, "--int8", "--size", "64x64", "--calibration", "synthetic", "--json")
-    assert seen[-1] == "Quantize on 16 pictures"
+    assert seen[-1] == "Quantize tflite on 16 pictures"
     interrupted(ended)
 
 
@@ -98,6 +98,29 @@ def test_a_real_signal(
             if line == "Export ...\n":
                 process.send_signal(number)
     assert process.returncode == code
+    assert lines[-1] == f"{LINE}\n"
+    assert "Traceback" not in "".join(lines)
+    assert not output.exists()
+    assert not list(Path(environment["TMPDIR"]).glob("mobileseg-*"))
+
+
+def test_a_real_signal_while_several_targets_are_made(
+    checkpoint: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """The workers are in no terminal's group: the first process ends them, and takes away what they had begun. Each
+    target's line gets a signal: the second one comes while the first is being obeyed."""
+    root, output = Path(__file__).resolve().parents[2], tmp_path / "out"
+    command = [sys.executable, "-m", "mobileseg", "convert", str(checkpoint), "--to", "tflite,onnx", "--size", "64x64"]
+    with subprocess.Popen(
+        [*command, "--output", str(output)], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("Lower to"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
     assert lines[-1] == f"{LINE}\n"
     assert "Traceback" not in "".join(lines)
     assert not output.exists()

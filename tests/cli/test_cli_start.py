@@ -42,7 +42,7 @@ def seconds(command: list[str]) -> float:
 
 
 def test_the_api() -> None:
-    assert mobileseg.__all__ == ["__version__", "convert", "doctor", "inspect", "load_checkpoint"]
+    assert mobileseg.__all__ == ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict"]
     for name in mobileseg.__all__:
         assert name in dir(mobileseg)
         assert getattr(mobileseg, name)

@@ -12,7 +12,9 @@ __all__ = ["RUNNERS", "Runner", "open_artifact"]
 
 # Suffix of an artifact -> module with `open_runner(path: Path, threads: int) -> Runner`.
 RUNNERS = {
+    ".mlpackage": "mobileseg.validation.runners.coreml",
     ".onnx": "mobileseg.validation.runners.onnx",
+    ".pte": "mobileseg.validation.runners.executorch",
     ".tflite": "mobileseg.validation.runners.tflite",
 }
 
@@ -25,7 +27,7 @@ def open_artifact(path: Path, threads: int = 1) -> Runner:
     """
     if path.suffix not in RUNNERS:
         raise UsageError(f"No runtime is known for '{path}'; expected a file ending in {', '.join(sorted(RUNNERS))}.")
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(
             f"There is no artifact '{path}'. Make one with: mobileseg convert CHECKPOINT --to {path.suffix[1:]}"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from mobileseg.errors import SizeError, UsageError
+from mobileseg.errors import SizeError, UnavailableError, UsageError
 from mobileseg.types import Artifact, Head, TensorSpec
 
 if TYPE_CHECKING:
@@ -33,12 +33,15 @@ class Runner:
     """A loaded artifact. ``runtime``: its name and version; ``notes``: what had to be assumed about the file.
 
     ``invoke`` takes the input tensor and returns the first output tensor, both as the file declares them.
+    ``cannot_run``: why this machine loads the file and does not run it, and what does; then `run` raises
+    `UnavailableError` with it.
     """
 
     artifact: Artifact
     runtime: str
     notes: tuple[str, ...]
     invoke: Callable[[NDArray[Any]], NDArray[Any]]
+    cannot_run: str = ""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -73,8 +76,11 @@ class Runner:
         """``(N, H, W, 3) uint8`` RGB pictures, or ``(N, 3, H, W) float32`` network input where `raw_input`.
 
         Returns ``(N, C, H', W') float32`` logits or probabilities, dequantized; ``(N, H', W') int64`` classes where
-        `head` is ``"argmax"``. Raises `UsageError` for the other kind of input, `SizeError` for another size.
+        `head` is ``"argmax"``. Raises `UsageError` for the other kind of input, `SizeError` for another size,
+        `UnavailableError` where `cannot_run`.
         """
+        if self.cannot_run:
+            raise UnavailableError(f"'{self.artifact.path}' cannot be run here: {self.cannot_run}")
         spec = self.inputs[0]
         nchw = self._as_nchw(pictures)
         tensor = encode(np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)) if spec.layout == "NHWC" else nchw, spec)
@@ -135,6 +141,7 @@ def make_runner(
     metadata_json: str | bytes | None,
     invoke: Callable[[NDArray[Any]], NDArray[Any]],
     notes: tuple[str, ...] = (),
+    cannot_run: str = "",
 ) -> Runner:
     """Joins what a runtime knows of the tensors with what the file says of itself.
 
@@ -167,7 +174,7 @@ def make_runner(
         outputs=(_with_layout(outputs[0], layout_out, path), *outputs[1:]),
         metadata=metadata,
     )
-    return Runner(artifact, runtime, notes, invoke)
+    return Runner(artifact, runtime, notes, invoke, cannot_run)
 
 
 def _parse_metadata(text: str | bytes | None, path: Path) -> Mapping[str, Any]:

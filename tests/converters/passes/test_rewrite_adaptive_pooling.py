@@ -1,4 +1,4 @@
-"""Adaptive average pooling: the operator each pair of sizes takes, and its value within the documented bound."""
+"""Adaptive pooling: the operators that each pair of sizes takes; averages within the documented bound, maxima exact."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[Size, Size, set[str]]] = {
     "from one pixel": ((1, 1), (3, 4), {"matmul"}),
     "ESPNetV2 of EdgeNets": ((32, 64), (15, 13), {"matmul"}),
 }
-MOVES = {"permute", "reshape", "numpy_T"}
+MOVES = {"permute", "reshape", "numpy_T", "transpose"}
 
 
 def assert_within_bound(result: Tensor, x: Tensor, size: Size) -> None:
@@ -49,18 +49,20 @@ def test_each_pair_of_sizes(exported: Any, lines: tuple[Forms, ...], case: str) 
     (height, width), size, operators = CASES[case]
     x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     program = exported(nn.AdaptiveAvgPool2d(size), x)
-    assert {forms.adaptive_pooling for forms in lines} == {"channels_last", "channels_first"}
+    assert {forms.adaptive_pooling for forms in lines} == {"channels_last", "channels_first", "linear"}
     for forms in lines:
         rewritten = program.rewrite(PASS, forms)
+        product = {"linear"} if forms.adaptive_pooling == "linear" else {"matmul"}
         assert (rewritten.outcome.count, rewritten.outcome.left) == (1, ())
-        assert set(rewritten.operators) - MOVES == operators
+        assert set(rewritten.operators) - MOVES == (product if operators == {"matmul"} else operators)
         assert_within_bound(rewritten(x), x, size)
 
 
 def test_a_size_that_stays_takes_no_product(exported: Any, forms: Forms) -> None:
     x = torch.randn(1, 2, 7, 16)
-    assert exported(nn.AdaptiveAvgPool2d((7, 5)), x).rewrite(PASS, forms).operators["matmul"] == 1
-    assert exported(nn.AdaptiveAvgPool2d((5, None)), x).rewrite(PASS, forms).operators["matmul"] == 1
+    product = "linear" if forms.adaptive_pooling == "linear" else "matmul"
+    assert exported(nn.AdaptiveAvgPool2d((7, 5)), x).rewrite(PASS, forms).operators[product] == 1
+    assert exported(nn.AdaptiveAvgPool2d((5, None)), x).rewrite(PASS, forms).operators[product] == 1
 
 
 @given(size=st.integers(1, 40), pooled=st.integers(1, 40))
@@ -76,9 +78,37 @@ def test_what_it_does_not_touch(exported: Any, several: Any, forms: Forms) -> No
             return F.adaptive_avg_pool2d(x[0], (3, 3))
 
     x = torch.randn(2, 3, 8, 8)
-    network = several([nn.AvgPool2d(2), nn.AdaptiveMaxPool2d(3), OneImage()])
+    network = several([nn.AvgPool2d(2), nn.MaxPool2d(2), OneImage()])
     rewritten = exported(network, x).rewrite(PASS, forms)
     assert (rewritten.outcome.count, rewritten.outcome.left) == (0, ())
     assert rewritten.operators["adaptive_avg_pool2d"] == 1
     for result, expected in zip(rewritten(x), network(x), strict=True):
         assert torch.equal(result, expected)
+
+
+MAXIMA: dict[str, tuple[Size, Size, set[str]]] = {
+    "one pixel": ((11, 13), (1, 1), {"max_pool2d"}),
+    "divides": ((12, 15), (4, 5), {"max_pool2d"}),
+    "divides in neither": ((13, 17), (5, 6), {"narrow", "max_pool2d", "cat"}),
+    "one axis stays": ((7, 16), (7, 5), {"narrow", "max_pool2d", "cat"}),
+    "upscaling": ((5, 6), (8, 15), {"narrow", "max_pool2d", "cat"}),
+}
+
+
+@pytest.mark.parametrize("case", MAXIMA)
+def test_maxima(exported: Any, lines: tuple[Forms, ...], case: str) -> None:
+    (height, width), size, operators = MAXIMA[case]
+    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    program = exported(nn.AdaptiveMaxPool2d(size), x)
+    for forms in lines:
+        rewritten = program.rewrite(PASS, forms)
+        assert (rewritten.outcome.count, rewritten.outcome.left) == (1, ())
+        assert set(rewritten.operators) <= {*operators, "slice"}
+        assert "adaptive_max_pool2d" not in rewritten.operators
+        assert torch.equal(rewritten(x), F.adaptive_max_pool2d(x, size))
+
+
+def test_maxima_whose_places_are_used_are_named(exported: Any, forms: Forms) -> None:
+    x = torch.randn(1, 2, 6, 6)
+    rewritten = exported(nn.AdaptiveMaxPool2d(2, return_indices=True), x).rewrite(PASS, forms)
+    assert rewritten.outcome.left == ("adaptive_max_pool2d: the indices of its maxima are used",)

@@ -22,9 +22,8 @@ from mobileseg.converters.passes.rewrite_transposed_convolution import PASS
 @pytest.fixture(scope="module")
 def as_convolution(lines: tuple[Forms, ...]) -> list[Forms]:
     """The form that this pass works in, with each way of putting blocks together."""
-    return [
-        replace(lines[0], transposed_convolution="convolution", blocks=b) for b in ("channels_last", "channels_first")
-    ]
+    words = ("channels_last", "channels_first", "strided")
+    return [replace(lines[0], transposed_convolution="convolution", blocks=word) for word in words]
 
 
 def integers(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:
@@ -90,6 +89,10 @@ KNOWN = {
     "stride above kernel": (nn.ConvTranspose2d(2, 3, (1, 2), (3, 4)), (1, 1)),
     "padding crops every border": (nn.ConvTranspose2d(2, 3, 5, 2, 4), (3, 3)),
     "padding beyond the kernel": (nn.ConvTranspose2d(2, 3, 2, 2, 4), (1, 1)),
+    "groups": (nn.ConvTranspose2d(2, 4, 3, 2, 1, 1, groups=2), (2, 2)),
+    "depthwise": (nn.ConvTranspose2d(2, 2, 4, 2, 1, groups=2, bias=False), (3, 3)),
+    "dilation": (nn.ConvTranspose2d(2, 3, 3, 1, 2, dilation=(1, 2)), (3, 5)),
+    "dilation, stride and groups": (nn.ConvTranspose2d(2, 2, 3, 2, 2, 1, groups=2, dilation=2), (3, 3)),
     "no bias": (nn.ConvTranspose2d(2, 3, (3, 2), 2, (1, 0), (1, 0), bias=False), (2, 1)),
 }
 
@@ -124,8 +127,6 @@ class Computed(nn.Module):
 
 
 REFUSED = {
-    "groups": (nn.ConvTranspose2d(2, 4, 3, 2, groups=2), "conv_transpose2d: it has 2 groups"),
-    "dilation": (nn.ConvTranspose2d(2, 4, 3, 2, dilation=(1, 2)), "conv_transpose2d: it is dilated by (1, 2)"),
     "computed": (Computed(), "conv_transpose2d: its weights are computed, not constant"),
 }
 
@@ -146,3 +147,20 @@ def test_the_native_form_and_plain_convolutions_stay(exported: Any, several: Any
     native = program.rewrite(PASS, replace(lines[0], transposed_convolution="native"))
     assert (native.outcome.count, native.outcome.left) == (0, ())
     assert dict(native.operators) == {"conv_transpose2d": 1, "conv2d": 1}
+
+
+def test_only_output_padding_beyond_the_padding_is_rewritten(
+    exported: Any, several: Any, lines: tuple[Forms, ...]
+) -> None:
+    cropped = [nn.ConvTranspose2d(2, 3, 2, 2), nn.ConvTranspose2d(2, 3, 3, 2, padding=1, output_padding=1)]
+    beyond = [
+        nn.ConvTranspose2d(2, 3, 2, 2, output_padding=1),
+        nn.ConvTranspose2d(2, 3, 5, 3, padding=1, output_padding=2),
+        nn.ConvTranspose2d(2, 3, 3, 2, padding=(1, 0), output_padding=(1, 1)),
+    ]
+    x = integers((1, 2, 5, 5), 0)
+    network = several([*cropped, *beyond])
+    rewritten = exported(network, x).rewrite(PASS, replace(lines[0], transposed_convolution="native_if_cropped"))
+    assert (rewritten.outcome.count, rewritten.operators["conv_transpose2d"]) == (len(beyond), len(cropped))
+    for result, expected in zip(rewritten(x), network(x), strict=True):
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)

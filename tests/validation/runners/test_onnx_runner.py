@@ -136,7 +136,7 @@ def test_an_input_that_is_no_picture_is_refused(tmp_path):
 def test_missing_files_and_unknown_suffixes_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no artifact"):
         open_artifact(tmp_path / "absent.onnx")
-    with pytest.raises(UsageError, match=r"\.onnx, \.tflite"):
+    with pytest.raises(UsageError, match=r"\.onnx, \.pte, \.tflite"):
         open_artifact(tmp_path / "model.pth")
 
 

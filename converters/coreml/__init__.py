@@ -1,0 +1,52 @@
+"""Core ML: an image in, a multi-array out, as an mlprogram package through coremltools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mobileseg.converters.target import Target
+from mobileseg.errors import OptionError, unknown_option
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from mobileseg.converters.export import RewrittenProgram
+    from mobileseg.converters.target import Lowering
+
+DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15", "macOS26")
+"""The oldest system that the file is for, in coremltools' words. Before iOS 16 there are no compressed weights."""
+
+DEFAULT_DEPLOYMENT_TARGET = "iOS16"
+
+
+def _lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
+    from mobileseg.converters.coreml.lower import lower
+
+    lower(rewritten, lowering, path)
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raises `OptionError` for a deployment target that is none of `DEPLOYMENT_TARGETS`, an author or a license that
+    is no text."""
+    system = options.get("deployment_target")
+    if system is not None and system not in DEPLOYMENT_TARGETS:
+        raise unknown_option("Core ML deployment target", str(system), DEPLOYMENT_TARGETS)
+    for name in ("author", "license"):
+        if not isinstance(options.get(name, ""), (str, type(None))):
+            raise OptionError(f"--{name} takes a text; got {options[name]!r}.")
+
+
+TARGET = Target(
+    name="coreml",
+    suffix=".mlpackage",
+    extra="coreml",
+    modules=("coremltools",),
+    precisions=("fp32", "fp16", "w8", "palette4", "palette6", "palette8"),
+    input_layout="NCHW",
+    forbidden=frozenset({"max_unpool2d", "max_pool2d_with_indices"}),
+    lower=_lower,
+    options=("deployment_target", "author", "license"),
+    check=check,
+)

@@ -1,0 +1,61 @@
+"""Which operators of a MIL program compute in float16, between Casts that coremltools inserts.
+
+All but:
+
+- the preprocessing. It is one or two operators, and a gain such as 1 / 255 rounded to float16 would change the
+  brightness of every picture by up to 0.05 %;
+- softmax, whose small probabilities float16 cannot hold;
+- operators with a constant that float16 holds only as subnormals (all below 6.1e-5), which the Neural Engine may flush
+  to zero. (Constants beyond 65504 coremltools itself leaves in float32.)
+
+The comparison of a window's elements with its maximum (`passes.rewrite_unpooling`) is float16, or it would leave the
+Neural Engine: the pooling and the subtraction read one tensor of already rounded numbers, and a maximum is one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+_WIDE = frozenset({"softmax"})
+_AFFINE = frozenset({"mul", "add", "sub", "real_div"})
+_EXCHANGE = (3, 3, 1, 1)
+_SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
+
+
+def computes_in_half(operation: Any) -> bool:
+    """For `coremltools.transform.FP16ComputePrecision`: whether this MIL operation may be float16."""
+    return (
+        operation.op_type not in _WIDE
+        and operation not in list(_preprocessing(operation.enclosing_block))
+        and all(_largest_is_normal(values) for values in _constants(operation))
+    )
+
+
+def _preprocessing(function: Any) -> Iterator[Any]:
+    """The operations that turn the picture into the network's input: gains, offsets, a 1x1 channel exchange."""
+    (picture,) = function.inputs.values()
+    value = picture
+    while len(value.child_ops) == 1:
+        (user,) = value.child_ops
+        affine = user.op_type in _AFFINE and any(v.val is not None for v in (user.x, user.y))
+        exchange = user.op_type == "conv" and user.weight.shape == _EXCHANGE and user.weight.val is not None
+        if not (affine or exchange):
+            return
+        yield user
+        (value,) = user.outputs
+
+
+def _constants(operation: Any) -> Iterator[Any]:
+    for value in operation.inputs.values():
+        for var in value if isinstance(value, (list, tuple)) else (value,):
+            if var.val is not None and np.asarray(var.val).dtype == np.float32:
+                yield np.asarray(var.val)
+
+
+def _largest_is_normal(values: Any) -> bool:
+    finite = np.abs(values[np.isfinite(values)])
+    largest = float(finite.max(initial=0.0))
+    return largest == 0.0 or largest >= _SMALLEST_NORMAL

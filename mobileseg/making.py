@@ -1,0 +1,163 @@
+"""One target's file made: rewrite -> lower (-> quantize) -> load -> run -> compare.
+
+Everything that this needs is in a `Task`, which can be sent to another process; what comes of it is in a `Made`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from traceback import format_exc
+from typing import TYPE_CHECKING, Any
+
+from mobileseg import outputs, registry
+from mobileseg.errors import MobilesegError, UsageError
+from mobileseg.types import Artifact, Head, NotRun, Preprocessing, Quantized, Rewrite
+
+if TYPE_CHECKING:
+    from mobileseg.converters.export import Exported, RewrittenProgram
+    from mobileseg.converters.target import Target
+    from mobileseg.sources import PictureSource
+    from mobileseg.validation.parity import ParityResult, Reference
+
+Progress = Callable[[str], AbstractContextManager[None]]
+"""Called with a stage's name; the stage runs inside what it returns."""
+
+
+def silent(stage: str) -> AbstractContextManager[None]:
+    """No progress."""
+    return nullcontext()
+
+
+@dataclass
+class Clock:
+    """Seconds per stage."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with self.progress(name):
+            yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file to be made. ``path``: where, under a temporary name; ``final``: the name that errors call it by.
+
+    ``options``: those of this target alone. ``metadata``: to be embedded. ``void``: the class that is none.
+    ``preprocessing``: for a file of raw input.
+    """
+
+    target: str
+    precision: str
+    head: Head
+    options: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    path: Path
+    final: Path
+    parity: PictureSource
+    calibration: PictureSource
+    void: int | None
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file that was loaded, and compared where it can be run here."""
+
+    artifact: Artifact
+    rewrites: tuple[Rewrite, ...]
+    quantized: Quantized | NotRun
+    parity: ParityResult | NotRun
+    seconds: Mapping[str, float]
+
+
+def make(task: Task, exported: Exported, reference: Reference, progress: Progress) -> Made:
+    """The file of a task at ``task.path``, and what was found of it.
+
+    Raises `RewriteError` for a network that the target cannot run, `OutputError` where it cannot be written,
+    `MissingExtraError` without the target's packages, `MobilesegError` where the file does not load.
+    """
+    from mobileseg.converters.target import Lowering
+
+    clock = Clock(progress)
+    target: Target = registry.target(task.target)
+    recipe = registry.QUANTIZERS.get((task.target, task.precision))
+    with clock.stage(f"Rewrite for {target.name}"):
+        rewritten = rewritten_for(target, task.precision, task.options, exported)
+    base = task.precision if recipe is None else recipe.base
+    with clock.stage(f"Lower to {target.name}"), outputs.explained(task.final):
+        target.lower(rewritten, Lowering(base, task.head, task.metadata, task.options), task.path)
+    quantized: Quantized | NotRun = NotRun(f"{task.precision} is not quantized")
+    if recipe is not None:
+        on = f" on {task.calibration.count} pictures" if recipe.calibrated else ""
+        with clock.stage(f"Quantize {target.name}{on}"), outputs.explained(task.final):
+            pictures = task.calibration.pictures() if recipe.calibrated else iter(())
+            quantized = registry.quantizer(recipe)(task.path, task.precision, pictures)
+    with clock.stage(f"Run and compare {target.name}"):
+        artifact, parity = _compared(task, reference)
+    return Made(artifact, rewritten.rewrites, quantized, parity, clock.seconds)
+
+
+def rewritten_for(target: Target, precision: str, options: Mapping[str, Any], exported: Exported) -> RewrittenProgram:
+    """The program in the target's forms. Raises `RewriteError` where an operator is left that it cannot run."""
+    from mobileseg.converters.export import refuse_what_is_left, rewrite
+
+    rewritten = rewrite(exported, target.backend(options), precision)
+    refuse_what_is_left(rewritten, target.forbidden)
+    return rewritten
+
+
+def _compared(task: Task, reference: Reference) -> tuple[Artifact, ParityResult | NotRun]:
+    from mobileseg.validation.parity import compare
+    from mobileseg.validation.runners import open_artifact
+
+    try:
+        runner = open_artifact(task.path)
+    except UsageError as error:
+        raise MobilesegError(f"The file that was just written does not load. {error}") from error
+    artifact = replace(runner.artifact, path=task.final)
+    if runner.cannot_run:
+        return artifact, NotRun(runner.cannot_run)
+    parity = task.parity
+    result = compare(
+        reference,
+        runner,
+        parity.pictures(),
+        parity.labels() if parity.labels is not None else None,
+        void=task.void,
+        preprocessing=task.preprocessing,
+    )
+    return artifact, replace(result, notes=(*result.notes, f"compared on {parity.name}"))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task came to nothing. ``kind``: the exception's name; ``traceback``: of a fault of ours, else empty."""
+
+    kind: str
+    message: str
+    exit_code: int
+    traceback: str
+
+
+def attempt(task: Task, exported: Exported, reference: Reference, progress: Progress) -> Made | Failure:
+    """`make`, whose errors do not concern other tasks."""
+    try:
+        return make(task, exported, reference, progress)
+    except MobilesegError as error:
+        fault = error.exit_code == MobilesegError.exit_code
+        return Failure(type(error).__name__, str(error), error.exit_code, format_exc() if fault else "")
+    # The boundary between one target and the others: what arrives here is a defect of ours or of a library, of
+    # whatever kind, and it is told beside the files of the others.
+    except Exception as error:  # noqa: BLE001
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        message = f"mobileseg failed where it should not have ({cause}). Please report this as a bug."
+        return Failure(type(error).__name__, message, MobilesegError.exit_code, format_exc())

@@ -1,0 +1,105 @@
+"""How the screen words what it shows: one value, one line or cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mobileseg.types import NotRun
+
+if TYPE_CHECKING:
+    from mobileseg.types import Classes, ConvertedArtifact, Preprocessing, TensorSpec
+    from mobileseg.validation.graphs import Delegation, Layer
+
+GATES = {
+    "pixel_agreement": ("agreement", ">=", lambda share: f"{100 * share:.4g} %", "--min-agreement"),
+    "sqnr_db": ("SQNR", ">=", lambda decibels: f"{decibels:.4g} dB", "--min-sqnr"),
+    "miou_drop_points": ("mIoU drop", "<=", lambda points: f"{points:.3g} points", "--max-miou-drop"),
+}
+"""Gate -> what it is called, on which side of the limit a value passes, its unit, and the option that sets it."""
+
+
+def converted_row(file: ConvertedArtifact) -> tuple[str, ...]:
+    parity = file.report["parity"]
+    if "not_run" in parity:
+        return (*_named(file), "loaded, checked\nnot run here", "none held", _seconds(file))
+    lines = [f"agreement {share_text(parity['pixel_agreement'])}"]
+    if not isinstance(parity["sqnr_db"], Mapping):
+        lines.append(f"SQNR {number_text(parity['sqnr_db'], '.1f')} dB")
+    if not isinstance(parity["miou_artifact"], Mapping):
+        lines += [f"mIoU {parity['miou_artifact']:.4f}", f"checkpoint {parity['miou_reference']:.4f}"]
+    met = sum(gate["passed"] for gate in parity["gates"])
+    return (*_named(file), "\n".join(lines), f"{met} of {len(parity['gates'])} met", _seconds(file))
+
+
+def _named(file: ConvertedArtifact) -> tuple[str, str]:
+    return (
+        f"{file.artifact.path.name}\n{bytes_text(file.report['artifact']['bytes'])}",
+        "\n".join(f"{'x'.join(map(str, t.shape))}\n{t.layout} {t.dtype}" for t in file.artifact.inputs),
+    )
+
+
+def _seconds(file: ConvertedArtifact) -> str:
+    return f"{sum(file.seconds.values()):.0f} s"
+
+
+def gate_text(gate: Mapping[str, Any]) -> str:
+    """A gate that was not met: what was measured, what was asked for, and the option that asks otherwise."""
+    name, side, unit, option = GATES[gate["name"]]
+    value = gate["value"]
+    measured = f"not measured ({value['not_run']})" if isinstance(value, Mapping) else unit(value)
+    return f"{name} is {measured}, asked for is {side} {unit(gate['limit'])} ({option})"
+
+
+def layer_row(layer: Layer) -> tuple[str, ...]:
+    name = layer.name if len(layer.name) <= 40 else f"...{layer.name[-37:]}"
+    return name, layer.operator, layer.dtype, f"{layer.bytes:,}"
+
+
+def share_text(share: float) -> str:
+    """Rounded down, so that 100 % is only what is."""
+    return f"{int(share * 1e6) / 1e4:.4f} %"
+
+
+def number_text(value: float | str, form: str) -> str:
+    return value if isinstance(value, str) else format(value, form)
+
+
+def bytes_text(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
+
+
+def preprocessing_text(p: Preprocessing) -> str:
+    parts = [p.channel_order, *([f"/ {p.scale:g}"] if p.scale != 1 else [])]
+    if p.mean != (0.0, 0.0, 0.0):
+        parts.append(f"- ({', '.join(f'{m:g}' for m in p.mean)})")
+    if p.std != (1.0, 1.0, 1.0):
+        parts.append(f"/ ({', '.join(f'{s:g}' for s in p.std)})")
+    if p.post_scale != 1:
+        parts.append(f"/ {p.post_scale:g}")
+    return f"{p.name}: {' '.join(parts)}"
+
+
+def tensor_text(t: TensorSpec) -> str:
+    shape = "x".join("?" if n < 0 else str(n) for n in t.shape)
+    span = f", {t.range[0]:g} to {t.range[1]:g}" if t.range else ""
+    quantized = f", scale {t.scale:g}, zero point {t.zero_point}" if t.scale is not None else ""
+    return f"{t.name}: {shape} {t.layout} {t.dtype}{span}{quantized}"
+
+
+def delegate_text(delegation: Delegation | NotRun) -> str:
+    if isinstance(delegation, NotRun):
+        return f"not run: {delegation.why}"
+    return f"{delegation.name}, {delegation.partitions} partitions"
+
+
+def metadata_text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def shares_text(shares: Sequence[float], classes: Classes, count: int | None = None, form: str = ".0f") -> str:
+    """``"road 27 %, sky 26 %"``: the classes that cover most, those that cover nothing left out."""
+    ranked = sorted(zip(shares, classes.names, strict=True), reverse=True)
+    return ", ".join(f"{name} {100 * share:{form}} %" for share, name in ranked[:count] if share > 0)
