@@ -63,7 +63,9 @@ def test_the_files_are_those_of_single_runs(
         alone = convert(weights, to=name, size=SIZE, image_count=2, output=tmp_path)
         made = next(a for a in together[0].artifacts if a.artifact.target == name)
         assert (tmp_path / f"small.fp32.{name}").read_bytes() == made.artifact.path.read_bytes()
-        assert alone.artifacts[0].report["parity"] == made.report["parity"]
+        # What is summed over all pixels differs in its last bits with the number of threads.
+        one, other = (r["parity"] for r in (alone.artifacts[0].report, made.report))
+        assert one["gates"] == [{**g, "value": pytest.approx(g["value"], rel=1e-6)} for g in other["gates"]]
 
 
 def failing(rewritten: object, lowering: object, path: Path) -> None:
