@@ -20,6 +20,7 @@ from mobileseg.texts import (
     gate_text,
     layer_row,
     metadata_text,
+    plan_text,
     preprocessing_text,
     shares_text,
     tensor_text,
@@ -243,6 +244,7 @@ class Screen:
             *(("input", tensor_text(t)) for t in summary.inputs),
             *(("output", tensor_text(t)) for t in summary.outputs),
             ("delegate", delegate_text(summary.graph.delegation)),
+            ("memory plan", plan_text(summary.graph.planned_bytes)),
             *(
                 (key, metadata_text(value))
                 for key, value in metadata.items()

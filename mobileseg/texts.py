@@ -94,6 +94,10 @@ def delegate_text(delegation: Delegation | NotRun) -> str:
     return f"{delegation.name}, {delegation.partitions} partitions"
 
 
+def plan_text(planned: int | NotRun) -> str:
+    return planned.why if isinstance(planned, NotRun) else f"{planned:,} bytes, without the delegate's own"
+
+
 def metadata_text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 300 else f"{text[:297]}..."

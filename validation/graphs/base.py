@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from mobileseg.types import NotRun
 
+NO_PLAN = NotRun("the file holds no memory plan: its runtime makes one when it loads")
+
 
 @dataclass(frozen=True)
 class Delegation:
@@ -37,7 +39,8 @@ class Layer:
 class Graph:
     """``operators``: how many of each there are, the most frequent first. ``weight_bytes``: of all constants, each
     counted once. ``layers``: those that own constants, the largest first. ``quantization``: how tensors are stored,
-    by type: ``{"float32": 12, "int8 per channel": 60}`` counts constants.
+    by type: ``{"float32": 12, "int8 per channel": 60}`` counts constants. ``planned_bytes``: what the file's memory
+    plan reserves for tensors between operators; a delegate's own memory is not in it.
     """
 
     operators: Mapping[str, int]
@@ -45,6 +48,7 @@ class Graph:
     layers: tuple[Layer, ...]
     quantization: Mapping[str, int]
     delegation: Delegation | NotRun
+    planned_bytes: int | NotRun = NO_PLAN
 
 
 def counted(names: Iterable[str]) -> dict[str, int]:

@@ -35,16 +35,9 @@ def read(path: Path) -> Graph:
         layers=largest_first(layers),
         quantization=dict(record.get("constants", {})),
         delegation=_delegation(plan, record),
+        # The first number stands for the constants.
+        planned_bytes=sum(plan.non_const_buffer_sizes[1:]),
     )
-
-
-def planned_bytes(path: Path) -> int:
-    """What the memory plan reserves for tensors between operators; a delegate's own memory is not in it.
-
-    Raises `MissingExtraError` without ExecuTorch.
-    """
-    # The first number stands for the constants.
-    return sum(_plan(_deserialized(path), FORWARD).non_const_buffer_sizes[1:])
 
 
 def _deserialized(path: Path) -> Any:

@@ -28,8 +28,6 @@ def open_artifact(path: Path, threads: int = 1) -> Runner:
     if path.suffix not in RUNNERS:
         raise UsageError(f"No runtime is known for '{path}'; expected a file ending in {', '.join(sorted(RUNNERS))}.")
     if not path.exists():
-        raise UsageError(
-            f"There is no artifact '{path}'. Make one with: mobileseg convert CHECKPOINT --to {path.suffix[1:]}"
-        )
+        raise UsageError(f"There is no artifact '{path}'. Make one with: mobileseg convert CHECKPOINT")
     runner: Runner = importlib.import_module(RUNNERS[path.suffix]).open_runner(path, threads)
     return runner

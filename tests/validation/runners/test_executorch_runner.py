@@ -15,7 +15,6 @@ import pytest
 from mobileseg.errors import MissingExtraError, UnavailableError, UsageError
 from mobileseg.types import NotRun
 from mobileseg.validation.graphs import read_graph
-from mobileseg.validation.graphs.executorch import planned_bytes
 from mobileseg.validation.runners import open_artifact
 
 pytest.importorskip("executorch.exir", reason="install the extra: pip install 'mobileseg[executorch]'")
@@ -195,7 +194,7 @@ def test_graph_of_portable_kernels_and_its_memory_plan(make):
     assert graph.operators == {"aten.convolution": 1}
     assert isinstance(graph.delegation, NotRun)
     # The output; the input is read where the app holds it.
-    assert 4 * 6 * 10 * 4 <= planned_bytes(path) < 4 * 6 * 10 * 4 + 64
+    assert 4 * 6 * 10 * 4 <= graph.planned_bytes < 4 * 6 * 10 * 4 + 64
 
 
 def test_metadata_is_ours(make):
