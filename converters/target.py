@@ -18,13 +18,15 @@ class Lowering:
     """What a target needs to know beside the program.
 
     ``metadata``: the JSON object to embed (its keys are the pipeline's). ``options``: what only one target has, by
-    name (ONNX: ``opset``).
+    name (ONNX: ``opset``). ``float32_share``: of the layers of an fp16 file, from the picture on, those that stay
+    float32, where the target is one that ``widens``.
     """
 
     precision: str
     head: Head
     metadata: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    float32_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Target:
     values of them that it cannot honour. ``label`` is what a choice of options adds to the file's name (a delegate that
     is not the default one); such a choice is a backend of its own in `converters.forms.TABLE`.
     ``companions`` are the suffixes of files that ``lower`` may write beside the file, under its name.
+    ``widens``: ``lower`` heeds `Lowering.float32_share`.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Target:
     check: Callable[[Mapping[str, Any]], None] = lambda options: None
     label: Callable[[Mapping[str, Any]], str] = lambda options: ""
     companions: tuple[str, ...] = ()
+    widens: bool = False
 
     def backend(self, options: Mapping[str, Any]) -> str:
         """The row of `converters.forms.TABLE`: ``"onnx"``, ``"executorch-vulkan"``."""

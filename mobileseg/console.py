@@ -133,6 +133,9 @@ class Screen:
                     f"{file.artifact.path.name} is not compared: {parity['not_run']}{unmet}", soft_wrap=True
                 )
                 continue
+            if file.artifact.precision == "fp16" and "recipe" in file.report["quantization"]:
+                recipe = file.report["quantization"]["recipe"]
+                self.console.print(f"{file.artifact.path.name} is {recipe}.", soft_wrap=True)
             for gate in (g for g in parity["gates"] if not g["passed"]):
                 self.console.print(f"Gate not met by {file.artifact.path.name}: {gate_text(gate)}.", soft_wrap=True)
 

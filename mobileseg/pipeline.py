@@ -292,6 +292,7 @@ def _task(job: Job, target: Target, subject: _Subject, partials: ExitStack) -> T
         calibration=subject.calibration,
         void=subject.classes.void,
         preprocessing=subject.network.preprocessing,
+        gates=job.gates,
     )
 
 
@@ -346,7 +347,8 @@ def _quantization(made: Made, task: Task) -> QuantizationRecord | NotRun:
     if isinstance(made.quantized, NotRun):
         return made.quantized
     source = task.calibration
-    calibrated = registry.QUANTIZERS[task.target, task.precision].calibrated
+    recipe = registry.QUANTIZERS.get((task.target, task.precision))
+    calibrated = recipe is not None and recipe.calibrated
     pictures = (source.name, source.count) if calibrated else ("no pictures are needed", 0)
     return QuantizationRecord(made.quantized.recipe, *pictures, made.quantized.kept_float)
 

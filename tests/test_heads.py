@@ -15,7 +15,7 @@ from mobileseg.making import Task, make, silent
 from mobileseg.mobile_assets.demo import scene
 from mobileseg.registry import TARGETS, target
 from mobileseg.sources import PictureSource
-from mobileseg.types import OUTPUT_NAMES, Checkpoint, Head, NotRun, OutputSize, Preprocessing
+from mobileseg.types import OUTPUT_NAMES, Checkpoint, GateLimits, Head, NotRun, OutputSize, Preprocessing
 from mobileseg.validation.gates import all_passed, apply_gates
 from mobileseg.validation.parity import reference_of
 from mobileseg.validation.runners import open_artifact
@@ -81,7 +81,7 @@ def test_what_the_file_returns_is_the_reference_s(
         "output": {"name": OUTPUT_NAMES[head], "layout": "NHW" if head == "argmax" else layout},
     }
     path = tmp_path / f"quarter{target(name).suffix}"
-    task = Task(name, "fp32", head, {}, metadata, path, path, source, source, None, PREPROCESSING)
+    task = Task(name, "fp32", head, {}, metadata, path, path, source, source, None, PREPROCESSING, GateLimits())
     made = make(task, exported, reference_of(network, size), silent)
     runner = open_artifact(path)
     assert runner.head == head

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib.util
 import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
 from mobileseg import registry
 from mobileseg.checkpoint import load_checkpoint
-from mobileseg.converters.export import Deployed, Exported, export, refuse_what_is_left, rewrite
-from mobileseg.converters.target import Lowering, Target
+from mobileseg.converters.export import Deployed, Exported, export
+from mobileseg.converters.target import Target
+from mobileseg.making import Task, make, silent
 from mobileseg.mobile_assets.demo import EVALUATION_SEEDS, scene
-from mobileseg.types import Checkpoint, GateLimits, Size
+from mobileseg.sources import PictureSource
+from mobileseg.types import Checkpoint, GateLimits, NotRun, Size
 from mobileseg.validation.gates import all_passed, apply_gates
-from mobileseg.validation.parity import compare, reference_of
+from mobileseg.validation.parity import reference_of
 from mobileseg.validation.runners import open_artifact
 
 pytestmark = [
@@ -75,45 +75,27 @@ def usable(name: str) -> Target:
     return target
 
 
-@functools.cache
-def flips_in_half(model: str) -> float:
-    """Share of pixels that torch itself puts into another class when the network computes in float16."""
-    loaded = network(model)
-    halved = replace(loaded, network=InHalf(copy.deepcopy(loaded.network).half()))
-    pictures = np.stack([scene(seed, SIZE).picture for seed in EVALUATION_SEEDS[:2]])
-    classes, others = (reference_of(checkpoint)(pictures).argmax(1) for checkpoint in (loaded, halved))
-    return float((classes != others).mean())
-
-
-class InHalf(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.half()).float()  # type: ignore[no-any-return]
-
-
 def passes_its_gates(model: str, target_name: str, precision: str, size: Size, folder: Path) -> None:
     target = usable(target_name)
-    rewritten = rewrite(exported(model, size), target.name, precision)
-    refuse_what_is_left(rewritten, target.forbidden)
+    path = folder / f"network{target.suffix}"
     layout = {"layout": target.input_layout}
     metadata = {"target": target.name, "precision": precision, "head": "logits", "input": layout, "output": layout}
-    path = folder / f"network{target.suffix}"
-    target.lower(rewritten, Lowering(precision, "logits", metadata), path)
-    runner = open_artifact(path)
-    if runner.cannot_run:
-        assert runner.size == size
-        return
-    pictures = [scene(seed, size).picture for seed in EVALUATION_SEEDS[:2]]
-    result = compare(reference_of(network(model, size)), runner, pictures)
+    source = PictureSource("two scenes", 2, functools.partial(scenes, size))
+    loaded = network(model, size)
     limits = GateLimits()
-    if precision == "fp16" and 2 * flips_in_half(model) > 0.005:
-        # Random weights leave near-ties that float16 decides otherwise, unpooling above all: as many again may flip.
-        limits = GateLimits(min_agreement=1 - 2 * flips_in_half(model))
-    gates = apply_gates(result, precision, limits)
-    assert all_passed(gates), gates
+    task = Task(
+        target.name, precision, "logits", {}, metadata, path, path, source, source, None, loaded.preprocessing, limits
+    )
+    made = make(task, exported(model, size), reference_of(loaded), silent)
+    if isinstance(made.parity, NotRun):
+        assert open_artifact(path).size == size
+    else:
+        gates = apply_gates(made.parity, precision)
+        assert all_passed(gates), gates
+
+
+def scenes(size: Size) -> Iterator[NDArray[np.uint8]]:
+    return (scene(seed, size).picture for seed in EVALUATION_SEEDS[:2])
 
 
 @pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
@@ -135,10 +117,7 @@ def test_fp32(model: str, target: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", registry.TARGETS)
 @pytest.mark.parametrize("model", QUICK_FP16)
-def test_fp16(model: str, target: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if (target, Path(model.split(":")[0]).name) == ("executorch", "segnet.py"):
-        reason = "open: XNNPACK sums in float16 where the processor can, and random weights leave near-ties (96.2 %)"
-        request.applymarker(pytest.mark.xfail(reason=reason))
+def test_fp16(model: str, target: str, tmp_path: Path) -> None:
     passes_its_gates(model, target, "fp16", SIZE, tmp_path)
 
 

@@ -21,7 +21,7 @@ from mobileseg.converters import onnx
 from mobileseg.errors import MissingExtraError, UnavailableError
 from mobileseg.making import Failure, Made, Task
 from mobileseg.sources import PictureSource
-from mobileseg.types import ConvertResult, Preprocessing
+from mobileseg.types import ConvertResult, GateLimits, Preprocessing
 from mobileseg.validation.parity import record
 
 SIZE = (64, 96)
@@ -122,6 +122,7 @@ def ended(
             calibration=whole,
             void=None,
             preprocessing=Preprocessing("unit"),
+            gates=GateLimits(),
         )
         for name in names
     ]

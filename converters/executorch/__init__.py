@@ -54,4 +54,5 @@ TARGET = Target(
     check=check,
     label=_label,
     companions=(".etrecord",),
+    widens=True,
 )

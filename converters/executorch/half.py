@@ -9,7 +9,8 @@ Kept in float32, each between conversions:
 - softmax, whose small probabilities float16 cannot hold;
 - operators with a constant that float16 cannot hold: a finite number beyond 65504, or a factor that is subnormal
   throughout (all below 6.1e-5). What is only added, such as a bias, may be: it is off by 2^-25 at most, and so is any
-  float16 sum.
+  float16 sum;
+- on demand the first layers, whose roundings grow through all the others (`mobileseg.making`).
 
 The comparison of a window's elements with its maximum (`passes.rewrite_unpooling`) is float16: every delegate keeps
 float16 tensors as they are between operators, so that the maximum is one of the numbers it is compared with.
@@ -17,6 +18,7 @@ float16 tensors as they are between operators, so that the maximum is one of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,9 +48,10 @@ _EXCHANGE = (3, 3, 1, 1)
 _HALF = torch.finfo(torch.float16)
 
 
-def to_half(module: GraphModule) -> None:
-    """Make a program's module compute in float16, in place."""
-    _Conversion(module).run()
+def to_half(module: GraphModule, float32_share: float = 0.0) -> None:
+    """Make a program's module compute in float16, in place, all but the first ``float32_share`` of its layers and what
+    is computed before the next one."""
+    _Conversion(module, {*preprocessing(module), *_leading(module, float32_share)}).run()
     module.graph.eliminate_dead_code()
     module.recompile()
 
@@ -87,13 +90,20 @@ def preprocessing(module: GraphModule) -> Iterator[Node]:
         value = node
 
 
-class _Conversion:
-    """One pass over the nodes in order. ``halves``: those whose value is float16 now; ``converted``: a node's value in
-    the other type, where it is there already."""
+def _leading(module: GraphModule, share: float) -> list[Node]:
+    nodes = [n for n in module.graph.nodes if n.op == "call_function"]
+    layers = [i for i, node in enumerate(nodes) if is_call(node, *_LAYERS)]
+    kept = math.ceil(share * len(layers))
+    return nodes[: [*layers, len(nodes)][kept]] if kept else []
 
-    def __init__(self, module: GraphModule) -> None:
+
+class _Conversion:
+    """One pass over the nodes in order. ``wide``: those that stay float32; ``halves``: those whose value is float16
+    now; ``converted``: a node's value in the other type, where it is there already."""
+
+    def __init__(self, module: GraphModule, wide: set[Node]) -> None:
         self.module = module
-        self.wide = set(preprocessing(module))
+        self.wide = wide
         self.halves: set[Node] = set()
         self.converted: dict[Node, Node] = {}
 

@@ -62,7 +62,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
             import executorch.exir  # noqa: F401
         except ModuleNotFoundError as error:
             raise MissingExtraError("executorch", error.name or "executorch") from error
-        program = _own_copy(rewritten, lowering.precision, delegate)
+        program = _own_copy(rewritten, lowering, delegate)
         try:
             content, etrecord = _lowered(program, delegate, lowering)
         # What ExecuTorch's and the delegates' compilers raise where they meet what they do not expect.
@@ -76,12 +76,12 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
         path.with_suffix(ETRECORD_SUFFIX).write_bytes(etrecord)
 
 
-def _own_copy(rewritten: RewrittenProgram, precision: str, delegate: Delegate) -> RewrittenProgram:
+def _own_copy(rewritten: RewrittenProgram, lowering: Lowering, delegate: Delegate) -> RewrittenProgram:
     """The program in its precision and as the delegate reads it, in a module that holds only what it uses: ExecuTorch
     writes unused constants (the normalizations that were folded) into the file."""
     module = _with_used_constants(rewritten.module)
-    if precision == "fp16" and not delegate.narrows:
-        to_half(module)
+    if lowering.precision == "fp16" and not delegate.narrows:
+        to_half(module, lowering.float32_share)
         module = _with_used_constants(module)
     return replace(rewritten, module=delegate.prepare(module))
 

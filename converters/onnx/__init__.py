@@ -39,4 +39,5 @@ TARGET = Target(
     lower=_lower,
     options=("opset",),
     check=_check,
+    widens=True,
 )

@@ -13,7 +13,8 @@ Kept in float32, each between Casts:
   them after it, and no element equals its maximum any more. Here both read one tensor, and differences that float16
   could flush to zero are seen;
 - operators with a constant that float16 cannot hold: a finite number beyond 65504, or a tensor that is subnormal
-  throughout (all below 6.1e-5).
+  throughout (all below 6.1e-5);
+- on demand the first layers, whose roundings grow through all the others (`mobileseg.making`).
 
 Constants are rounded to nearest, infinities stay infinite. Inputs that ONNX defines as float32 or integer whatever the
 data (the scales of Resize, shapes, axes) stay as they are.
@@ -21,6 +22,7 @@ data (the scales of Resize, shapes, axes) stay as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +41,18 @@ _COMPARISON_ENDS = frozenset({"Sign", "Ceil"})
 _COMPARISON = frozenset(
     {"Sub", "Min", "Clip", "MaxPool", "Slice", "Split", "Reshape", "Transpose", "Pad", "Gather", "Concat"}
 )
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _AFFINE = frozenset({"Mul", "Add", "Sub", "Div"})
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
 
-def to_half(model: Any) -> Any:
-    """A float16 copy of a float32 model without subgraphs. Raises `RewriteError` for one with subgraphs."""
+def to_half(model: Any, float32_share: float = 0.0) -> Any:
+    """A float16 copy of a float32 model without subgraphs, in which the first ``float32_share`` of the layers, and what
+    is computed before the next one, stay float32. Raises `RewriteError` for one with subgraphs."""
     import onnx
 
     converted = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    _Conversion(converted.graph).run()
+    _Conversion(converted.graph, float32_share).run()
     return converted
 
 
@@ -67,10 +71,11 @@ def _rounded(values: NDArray[np.float32]) -> NDArray[np.float16]:
 class _Conversion:
     """One pass over the nodes in order; ``casts`` are the ones already there, by value and type."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, float32_share: float) -> None:
         from onnx import TensorProto, numpy_helper
 
         self.graph = graph
+        self.float32_share = float32_share
         self.float32, self.float16 = TensorProto.FLOAT, TensorProto.FLOAT16
         self.constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         typed = [*graph.input, *graph.output, *graph.value_info]
@@ -85,7 +90,7 @@ class _Conversion:
         from onnx import numpy_helper
 
         results = {o.name for o in self.graph.output}
-        wide = {*self._preprocessing(), *self._comparisons()}
+        wide = {*self._preprocessing(), *self._leading(), *self._comparisons()}
         for index, node in enumerate(list(self.graph.node)):
             if any(a.HasField("g") or a.graphs for a in node.attribute):
                 raise RewriteError(
@@ -117,6 +122,11 @@ class _Conversion:
                 return
             yield index
             value = node.output[0]
+
+    def _leading(self) -> range:
+        layers = [i for i, node in enumerate(self.graph.node) if node.op_type in _LAYERS]
+        kept = math.ceil(self.float32_share * len(layers))
+        return range([*layers, len(self.graph.node)][kept] if kept else 0)
 
     def _comparisons(self) -> set[int]:
         """The nodes of the masks: from Sign or Ceil back over what compares and what only moves numbers."""

@@ -61,7 +61,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
             f"Say --opset {max(written)}."
         )
     if lowering.precision == "fp16":
-        model = half.to_half(model)
+        model = half.to_half(model, lowering.float32_share)
     _finish(model, opset, lowering.metadata)
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     onnx.checker.check_model(model, full_check=True)

@@ -269,6 +269,25 @@ def test_fp16_halves_the_file_and_agrees(written: Any) -> None:
     assert sqnr_db(expected(deployed("logits"), picture()), run(halved.path, picture())) > 45
 
 
+def test_the_first_layers_of_an_fp16_file_in_float32(written: Any) -> None:
+    quarter, half, whole = (written(program(), replace(HALF, float32_share=share)) for share in (0.25, 0.5, 1.0))
+    reference = expected(deployed("logits"), picture())
+    assert [is_wide(file.model) for file in (quarter, half, whole)] == [
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, True],
+    ]
+    assert sqnr_db(reference, run(whole.path, picture())) > 100
+    assert sqnr_db(reference, run(half.path, picture())) > 45
+
+
+def is_wide(model: Any) -> list[bool]:
+    """Of each layer in order: whether it computes in float32."""
+    types = element_types(model)
+    layers = [n for n in model.graph.node if n.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}]
+    return [types[n.output[0]] == onnx.TensorProto.FLOAT for n in layers]
+
+
 @pytest.mark.parametrize("preprocessing", ["imagenet", "espnet-camvid"])
 def test_fp16_keeps_the_preprocessing_in_float32(written: Any, preprocessing: str) -> None:
     file = written(program("logits", preprocessing), HALF)

@@ -2,32 +2,78 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mobileseg.converters.executorch.delegates.base import Delegate, Reason
 
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
 _CONVOLUTION = "aten.convolution.default"
+_CONVERSION = "mobileseg.as_type.default"
 _CONFIGURATIONS = "executorch.backends.xnnpack.partition.config"
+
+
+@functools.cache
+def _as_type() -> Any:
+    """A conversion that is nothing else: ExecuTorch's passes for XNNPACK take ``aten._to_copy`` for a change of memory
+    order, and remove it as one."""
+    import torch
+
+    schema = "(Tensor x, ScalarType dtype) -> Tensor"
+
+    @torch.library.custom_op("mobileseg::as_type", mutates_args=(), schema=schema)
+    def as_type(x: Any, dtype: Any) -> Any:
+        return x.to(dtype, copy=True)
+
+    as_type.register_fake(lambda x, dtype: torch.empty_like(x, dtype=dtype))
+    return torch.ops.mobileseg.as_type.default
+
+
+def _prepare(module: GraphModule) -> GraphModule:
+    """Conversions between float32 and float16 as the operator that `_partitioners` hands to XNNPACK."""
+    import torch
+
+    floats = (torch.float32, torch.float16)
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten._to_copy.default and set(node.kwargs) == {"dtype"}:
+            (source,) = node.args
+            if node.kwargs["dtype"] in floats and source.meta["val"].dtype in floats:
+                node.target, node.args, node.kwargs = _as_type(), (source, node.kwargs["dtype"]), {}
+    module.recompile()
+    return module
 
 
 def _partitioners() -> list[Any]:
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import GenericNodePartitionerConfig
     from executorch.backends.xnnpack.partition.config.node_configs import MaxDimConfig
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
+    class AsTypeConfig(GenericNodePartitionerConfig):
+        target_name = _CONVERSION.partition(".")[2]
+
+        def supported_precision_types(self) -> list[ConfigPrecisionType]:
+            return [ConfigPrecisionType.FP32]
+
     # It takes a maximum over any axis, and then fails to write one over the channels.
-    return [XnnpackPartitioner(configs=[c for c in ALL_PARTITIONER_CONFIGS if c is not MaxDimConfig])]
+    taken = [c for c in ALL_PARTITIONER_CONFIGS if c is not MaxDimConfig]
+    return [XnnpackPartitioner(configs=[*taken, AsTypeConfig])]
 
 
 @contextmanager
-def _keeping_float16(precision: str) -> Iterator[None]:
-    """ExecuTorch writes the weights of every convolution in float32. XNNPACK takes float16 ones where the convolution
-    itself is float16, all but transposed ones: half the bytes, and the same numbers."""
+def _in_both_types(precision: str) -> Iterator[None]:
+    """What XNNPACK's runtime takes and ExecuTorch does not write: conversions between float32 and float16, and float16
+    weights of a convolution that itself is float16. ExecuTorch writes all of them in float32; transposed ones must be
+    so."""
     import torch
     from executorch.backends.xnnpack.operators import node_visitor
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNode
 
     visitors = node_visitor._node_visitor_dict
     writer: Any = visitors[_CONVOLUTION]
@@ -42,11 +88,18 @@ def _keeping_float16(precision: str) -> Iterator[None]:
             kept = self.keeps_float16 and tensor.meta["val"].dtype == torch.float16
             super().define_tensor(tensor, *arguments, force_fp32=force_fp32 and not kept, **options)
 
-    visitors[_CONVOLUTION] = Float16Convolution
+    class Conversion(node_visitor.NodeVisitor):
+        def define_node(self, node: Any, graph: Any, ids: Any, debug_handle: int) -> None:
+            self.define_nodes_tensor_inputs_outputs(node, graph, ids)
+            convert = XNNConvert(input_id=ids[node.args[0]], output_id=ids[node], flags=0)
+            graph.xnodes.append(XNode(xnode_union=convert, debug_handle=debug_handle))
+
+    visitors[_CONVOLUTION], visitors[_CONVERSION] = Float16Convolution, Conversion
     try:
         yield
     finally:
         visitors[_CONVOLUTION] = writer
+        del visitors[_CONVERSION]
 
 
 def _reason(record: logging.LogRecord) -> Reason | None:
@@ -65,5 +118,6 @@ DELEGATE = Delegate(
     ),
     level=logging.DEBUG,
     reason=_reason,
-    compiling=_keeping_float16,
+    prepare=_prepare,
+    compiling=_in_both_types,
 )
