@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +110,15 @@ def _traced(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 def _canonical(program: ExportedProgram) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        canonical: ExportedProgram = program.run_decompositions({})
+        canonical: ExportedProgram = program.run_decompositions(_taken_apart())
         return canonical
+
+
+def _taken_apart() -> dict[Any, Any]:
+    """Torch's decompositions of operators that some target does not have, and none needs whole."""
+    table = torch.export.default_decompositions()
+    lacking = (aten.celu.default, aten.log_sigmoid.default, aten.log_sigmoid_forward.default)
+    return {operator: table[operator] for operator in lacking}
 
 
 def export(module: nn.Module, size: Size, *, batch: int = 1) -> Exported:

@@ -18,10 +18,11 @@ class Forms:
     how s x s blocks of pixels are taken apart and put together (`passes.blocks`). ``prelu``: a PReLU with one slope
     per channel (`passes.rewrite_prelu`). ``transposed_convolution``: as it is, as a convolution and an interleaving, or
     so only where its output padding exceeds its padding (`passes.rewrite_transposed_convolution`).
-    ``adaptive_pooling``, ``channel_shuffle``: in which memory order, or at which rank, the matrix products and the
-    transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise convolution
-    (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the channels is
-    taken (`passes.rewrite_channel_reduction`).
+    ``adaptive_pooling`` (of resizings, too), ``channel_shuffle``: in which memory order, or at which rank, the matrix
+    products and the transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise
+    convolution (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the
+    channels is taken (`passes.rewrite_channel_reduction`). ``expansion``: as it is, or as a repetition
+    (`passes.rewrite_expansion`).
     """
 
     mask: Literal["ceil", "sign", "scaled"]
@@ -32,6 +33,7 @@ class Forms:
     channel_shuffle: Literal["channels_last", "channels_first", "rank_5"]
     average_pooling: Literal["native", "convolution"] = "native"
     channel_reduction: Literal["native", "last_axis"] = "native"
+    expansion: Literal["native", "repeat"] = "native"
 
 
 _TFLITE = Forms(
@@ -41,6 +43,7 @@ _TFLITE = Forms(
     transposed_convolution="convolution",
     adaptive_pooling="channels_last",
     channel_shuffle="channels_last",
+    expansion="repeat",
 )
 _ONNX = Forms(
     mask="sign",

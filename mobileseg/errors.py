@@ -96,6 +96,15 @@ def suggest(word: str, options: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def cannot_convert(converter: str, error: BaseException, others: str = "other targets") -> RewriteError:
+    """What a backend's own converter refuses, on one line; ``others`` may not."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return RewriteError(
+        f"{converter} cannot convert this network: {said.rstrip('.')}. "
+        f"`mobileseg doctor CHECKPOINT` lists what is rewritten and left; {others} may take it."
+    )
+
+
 def unknown_option(kind: str, word: str, options: Iterable[str]) -> OptionError:
     """The error for a word that is none of ``options``, with the nearest one."""
     names = sorted(options)

@@ -14,7 +14,7 @@ from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 from mobileseg import outputs, registry
-from mobileseg.errors import MobilesegError, UsageError
+from mobileseg.errors import MobilesegError, RewriteError, UsageError
 from mobileseg.types import Artifact, GateLimits, Head, NotRun, Preprocessing, Quantized, Rewrite
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def make(task: Task, exported: Exported, reference: Reference, progress: Progres
     """The file of a task at ``task.path``, and what was found of it.
 
     Raises `RewriteError` for a network that the target cannot run, `OutputError` where it cannot be written,
-    `MissingExtraError` without the target's packages, `MobilesegError` where the file does not load.
+    `MissingExtraError` without the target's packages.
     """
     clock = Clock(progress)
     target: Target = registry.target(task.target)
@@ -152,7 +152,10 @@ def _compared(task: Task, reference: Reference) -> tuple[Artifact, ParityResult 
     try:
         runner = open_artifact(task.path)
     except UsageError as error:
-        raise MobilesegError(f"The file that was just written does not load. {error}") from error
+        raise RewriteError(
+            f"What was written for this network does not load, for want of an operator, most likely: {error} "
+            "Another target may take the network."
+        ) from error
     artifact = replace(runner.artifact, path=task.final)
     if runner.cannot_run:
         return artifact, NotRun(runner.cannot_run)

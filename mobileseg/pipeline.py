@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mobileseg import outputs, registry, workers
 from mobileseg.description import embedded_metadata
 from mobileseg.errors import CheckpointError, unknown_option
+from mobileseg.factories import blaming
 from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES, Job, check_size, prepare
 from mobileseg.making import Clock, Failure, Made, Progress, Task, attempt, make, rewritten_for, silent
 from mobileseg.settings import resolve_preprocessing
@@ -209,13 +210,9 @@ def exported(network: Checkpoint, size: Size, job: Job) -> Exported:
     from mobileseg.converters.export import Deployed, export
 
     preprocessing = None if job.raw_input else network.preprocessing
-    try:
+    remedy = "Its forward() must not branch on values nor leave torch; if that depends on the size, try another --size."
+    with blaming(f"Tracing this network at {size[0]}x{size[1]}", remedy, CheckpointError):
         return export(Deployed(network.network, preprocessing, job.head, job.output_size), size)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"This network could not be traced at {size[0]}x{size[1]}: {str(error).splitlines()[0]}. "
-            "Another --size may work."
-        ) from error
 
 
 def _rehearsed(job: Job, subject: _Subject, clock: Clock) -> ConvertResult:

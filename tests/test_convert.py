@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobileseg import convert
-from mobileseg.errors import OptionError
+from mobileseg.errors import CheckpointError, OptionError
 from mobileseg.types import ConvertResult, GateLimits, NotRun
 
 SIZE = (32, 48)
@@ -79,3 +79,37 @@ def test_the_etrecord_gets_the_file_s_name(tmp_path: Path) -> None:
         path.with_suffix(".etrecord").name,
         f"{path.name}.report.json",
     }
+
+
+class Branching(nn.Module):
+    """What a trace cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x)
+        return logits if logits.sum() > 0 else -logits
+
+
+def test_a_network_that_cannot_be_traced_is_told_where(tmp_path: Path) -> None:
+    line = Branching.forward.__code__.co_firstlineno + 2
+    with pytest.raises(CheckpointError, match=rf"\(test_convert.py, line {line}\).*must not branch on values"):
+        convert(model=Branching(), to="onnx", size=SIZE, output=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_that_a_target_lacks_is_that_target_s_alone(tmp_path: Path) -> None:
+    """The others' files are there; what a converter refuses, or a runtime does not load, is no fault of ours."""
+
+    class Spectrum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft2(x).abs()
+
+    result = convert(model=Spectrum(), to=["tflite", "onnx"], size=SIZE, output=tmp_path)
+    assert [made.artifact.target for made in result.artifacts] == ["onnx"]
+    (failure,) = result.failures
+    assert (failure.target, failure.error, failure.exit_code) == ("tflite", "RewriteError", 2)
+    assert failure.message.startswith("litert-torch cannot convert this network: ")
+    assert result.exit_code == 2

@@ -14,7 +14,7 @@ from mobileseg import mlpackage
 from mobileseg.converters.coreml import DEFAULT_DEPLOYMENT_TARGET, check
 from mobileseg.converters.coreml.half import computes_in_half
 from mobileseg.converters.passes.base import arguments_of, aten, is_call, substitute, value
-from mobileseg.errors import MobilesegError, RewriteError
+from mobileseg.errors import MobilesegError, cannot_convert
 from mobileseg.types import OUTPUT_NAMES
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
                 skip_model_load=True,
             )
         except (NotImplementedError, ValueError) as error:
-            raise RewriteError(
-                f"coremltools cannot convert this network: {error} "
-                "`mobileseg doctor CHECKPOINT` lists its operators; other targets may take it."
-            ) from error
+            raise cannot_convert("coremltools", error) from error
     spec = model.get_spec()
     _describe(spec.description, lowering, is_image)
     mlpackage.write(spec, Path(model.weights_dir), path)

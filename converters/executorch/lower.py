@@ -25,7 +25,7 @@ from mobileseg.converters.executorch.delegates import Delegate, delegate_named
 from mobileseg.converters.executorch.delegates.base import listening
 from mobileseg.converters.executorch.half import to_half
 from mobileseg.converters.executorch.memory_order import contiguous_everywhere
-from mobileseg.errors import MissingExtraError, MobilesegError, RewriteError
+from mobileseg.errors import MissingExtraError, MobilesegError, cannot_convert
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,14 +63,22 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
         except ModuleNotFoundError as error:
             raise MissingExtraError("executorch", error.name or "executorch") from error
         program = _own_copy(rewritten, lowering, delegate)
+        from torch._export.verifier import SpecViolationError
+
         try:
             content, etrecord = _lowered(program, delegate, lowering)
         # What ExecuTorch's and the delegates' compilers raise where they meet what they do not expect.
-        except (AssertionError, AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise RewriteError(
-                f"ExecuTorch's {delegate.name} delegate cannot compile this network: {error}. "
-                "Try another: --delegate portable takes every operator."
-            ) from error
+        except (
+            AssertionError,
+            AttributeError,
+            KeyError,
+            NotImplementedError,
+            RuntimeError,
+            SpecViolationError,
+            ValueError,
+        ) as error:
+            others = "--delegate portable, or another target,"
+            raise cannot_convert(f"ExecuTorch's {delegate.name} delegate", error, others) from error
     path.write_bytes(_signed(content))
     if etrecord is not None:
         path.with_suffix(ETRECORD_SUFFIX).write_bytes(etrecord)

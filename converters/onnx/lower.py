@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mobileseg.converters.onnx import half
-from mobileseg.errors import MissingExtraError, MobilesegError, OptionError
+from mobileseg.errors import MissingExtraError, MobilesegError, OptionError, cannot_convert
 from mobileseg.types import OUTPUT_NAMES
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     In: ``picture`` (N, 3, H, W) float32. Out, by the head: ``logits`` or ``probabilities`` (N, C, H', W') float32, or
     ``classes`` (N, H', W') int32.
 
-    Raises `OptionError` for another opset and `MissingExtraError` where onnx, onnxscript or onnxsim is not installed.
+    Raises `OptionError` for another opset, `MissingExtraError` where onnx, onnxscript or onnxsim is not installed, and
+    `RewriteError` for a network that torch.onnx cannot convert.
     """
     opset = opset_of(lowering.options)
     try:
@@ -84,15 +85,19 @@ def opset_of(options: Mapping[str, Any]) -> int:
 def _export(rewritten: RewrittenProgram, output: str, opset: int) -> Any:
     import torch
 
-    exported = torch.onnx.export(
-        rewritten.program,
-        dynamo=True,
-        opset_version=opset,
-        input_names=[INPUT_NAME],
-        output_names=[output],
-        external_data=False,
-        verbose=False,
-    )
+    try:
+        exported = torch.onnx.export(
+            rewritten.program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=[output],
+            external_data=False,
+            verbose=False,
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        # Its own message tells the stages of the export and where to ask.
+        raise cannot_convert("torch.onnx", error.__cause__ or error) from error
     if exported is None:
         raise MobilesegError("torch.onnx.export returned no program.")
     return exported.model_proto

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 from mobileseg.converters.passes import (
     fold_batch_norm,
     fold_constants,
+    fuse_clamps,
     remove_identities,
     rewrite_adaptive_pooling,
     rewrite_average_pooling,
     rewrite_channel_reduction,
     rewrite_channel_shuffle,
+    rewrite_expansion,
+    rewrite_padding,
     rewrite_prelu,
+    rewrite_resizing,
     rewrite_transposed_convolution,
     rewrite_unpooling,
 )
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
 
 PASSES: tuple[Pass, ...] = (
     remove_identities.PASS,
+    # After the identities, which may stand between two limits.
+    fuse_clamps.PASS,
+    rewrite_padding.PASS,
+    rewrite_expansion.PASS,
     # Before those that look for constant weights.
     fold_constants.PASS,
     # Before the transposed convolutions are taken apart: it scales their weights while they are still one tensor.
@@ -30,6 +38,7 @@ PASSES: tuple[Pass, ...] = (
     rewrite_channel_shuffle.PASS,
     rewrite_unpooling.PASS,
     rewrite_transposed_convolution.PASS,
+    rewrite_resizing.PASS,
     rewrite_adaptive_pooling.PASS,
     # After the adaptive ones, some of which become plain poolings.
     rewrite_average_pooling.PASS,

@@ -46,6 +46,7 @@ from mobileseg.converters.passes.base import (
     value,
 )
 from mobileseg.converters.passes.blocks import BLOCKS, BlockForm
+from mobileseg.converters.passes.separable import replace_by_products
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -99,30 +100,6 @@ def pooling_matrix(size: int, pooled: int) -> Tensor:
     for i, (start, end) in enumerate(bins(size, pooled)):
         matrix[i, start:end] = 1.0 / (end - start)
     return matrix.float()
-
-
-def _channels_first(x: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
-    x = x if rows is None else torch.matmul(rows, x)
-    return x if columns is None else torch.matmul(x, columns.T)
-
-
-def _channels_last(x: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
-    x = x.permute(0, 2, 3, 1)
-    n, height, width, c = x.shape
-    if rows is not None:
-        height = rows.shape[0]
-        x = torch.matmul(rows, x.reshape(n, -1, width * c)).reshape(n, height, width, c)
-    if columns is not None:
-        x = torch.matmul(columns, x.reshape(n * height, width, c)).reshape(n, height, -1, c)
-    return x.permute(0, 3, 1, 2)
-
-
-def _linear(x: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
-    x = x if columns is None else F.linear(x, columns)
-    return x if rows is None else F.linear(x.transpose(2, 3), rows).transpose(2, 3)
-
-
-FORMS = {"channels_first": _channels_first, "channels_last": _channels_last, "linear": _linear}
 
 
 def _bin_by_bin(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -183,16 +160,8 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             _replace_by_phases(module, node, x, (h, w), blocks)
         else:
             sizes = {"rows": (height, h), "columns": (width, w)}
-            matrices = {
-                axis: add_constant(module, node, f"{node.name}_{axis}", pooling_matrix(size, pooled))
-                for axis, (size, pooled) in sizes.items()
-                if size != pooled
-            }
-
-            def pooled_by_products(x: Tensor, *operands: Tensor, axes: tuple[str, ...] = tuple(matrices)) -> Tensor:
-                return FORMS[forms.adaptive_pooling](x, **dict(zip(axes, operands, strict=True)))
-
-            replace(node, pooled_by_products, x, *matrices.values())
+            matrices = {axis: pooling_matrix(size, pooled) for axis, (size, pooled) in sizes.items() if size != pooled}
+            replace_by_products(module, node, x, forms.adaptive_pooling, matrices)
         count += 1
     return Outcome(count, tuple(left))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from mobileseg.errors import MissingExtraError
+from mobileseg.errors import MissingExtraError, cannot_convert
 from mobileseg.types import OUTPUT_NAMES
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ class _ChannelsLast(nn.Module):
 
 
 def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
-    """Write the float .tflite at ``path``. Raises `MissingExtraError` without litert-torch."""
+    """Write the float .tflite at ``path``.
+
+    Raises `MissingExtraError` without litert-torch, `RewriteError` for a network that it cannot convert.
+    """
     from mobileseg.converters.tflite import flatbuffer, half, lowerings
 
     try:
@@ -54,7 +57,12 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("absl").setLevel(logging.ERROR)
-        converted = litert_torch.convert(wrapped, sample_kwargs={"picture": picture.permute(0, 2, 3, 1).contiguous()})
+        sample = {"picture": picture.permute(0, 2, 3, 1).contiguous()}
+        try:
+            converted = litert_torch.convert(wrapped, sample_kwargs=sample)
+        # What it raises where it meets an operator that it does not know, or shapes that it did not expect.
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            raise cannot_convert("litert-torch", error) from error
     model = flatbuffer.read(converted.model_content())
     flatbuffer.count_from_corners(model)
     if lowering.precision == "fp16":

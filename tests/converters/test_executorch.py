@@ -378,7 +378,7 @@ def test_what_a_compiler_does_not_survive_is_told(monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("amax is not what it was")
 
     monkeypatch.setattr(XnnpackBackend, "preprocess", fail)
-    with pytest.raises(RewriteError, match=r"xnnpack delegate cannot compile.*amax.*--delegate portable"):
+    with pytest.raises(RewriteError, match=r"xnnpack delegate cannot convert.*amax.*--delegate portable"):
         lower(tmp_path / "x.pte", Deployed(Greatest(), None, "logits"), "fp32", {})
     assert not list(tmp_path.iterdir())
 
