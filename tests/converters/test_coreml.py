@@ -303,7 +303,7 @@ def test_what_coremltools_frontend_stumbles_over(written: Any) -> None:
     class Spelled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             x = F.avg_pool2d(F.max_pool2d(x, 2), 2)
-            return torch.clamp(F.hardtanh(torch.ops.aten.alias(x), 0, 6), -1, 5)
+            return torch.clamp(F.hardtanh(torch.ops.aten.alias(x), 0, 6) - 2, -1, 5)
 
     rewritten = rewrite(export(Deployed(Spelled(), None, "logits"), SIZE), "coreml", "fp32")
     file = written(rewritten, raw_input=True)
