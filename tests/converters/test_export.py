@@ -152,6 +152,10 @@ def test_every_pass_reports_what_it_did(target: str, precision: str) -> None:
     counts = {r.name: r.count for r in passes}
     assert counts == {
         "remove_identities": 0,
+        "fuse_clamps": 0,
+        "rewrite_expansion": 0,
+        "rewrite_padding": 0,
+        "rewrite_resizing": 0,
         "fold_constants": 0,
         "fold_batch_norm": 1,
         "rewrite_unpooling": 1,
