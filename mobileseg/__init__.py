@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from mobileseg.inspection import inspect
     from mobileseg.pipeline import convert
     from mobileseg.prediction import predict
+    from mobileseg.proving import validate
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict"]
+__all__ = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict", "validate"]
 
 # Looked up when first asked for, so that importing the package imports no torch.
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "inspect": "mobileseg.inspection",
     "load_checkpoint": "mobileseg.checkpoint",
     "predict": "mobileseg.prediction",
+    "validate": "mobileseg.proving",
 }
 
 

@@ -15,11 +15,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mobileseg.texts import (
+    class_rows,
     converted_row,
     delegate_text,
     gate_text,
     layer_row,
     metadata_text,
+    parity_facts,
     plan_text,
     preprocessing_text,
     shares_text,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mobileseg.inspection import CheckpointSummary
     from mobileseg.listing import Listing
     from mobileseg.prediction import Prediction
+    from mobileseg.proving import Validation
     from mobileseg.types import Checkpoint, ConvertResult, Notice, Size
     from mobileseg.validation.inspection import ArtifactSummary
 
@@ -138,6 +141,14 @@ class Screen:
                 self.console.print(f"{file.artifact.path.name} is {recipe}.", soft_wrap=True)
             for gate in (g for g in parity["gates"] if not g["passed"]):
                 self.console.print(f"Gate not met by {file.artifact.path.name}: {gate_text(gate)}.", soft_wrap=True)
+
+    def validated(self, found: Validation) -> None:
+        """What was measured of one file, class by class, and which gates were met."""
+        parity = found.report["parity"]
+        self.facts(parity_facts(found.report))
+        self.table(("Class", "IoU of file and reference", "Change of IoU"), class_rows(parity))
+        for gate in parity["gates"]:
+            self.console.print(f"{'met    ' if gate['passed'] else 'NOT MET'}  {gate_text(gate)}", soft_wrap=True)
 
     def predicting(self, path: Path, done: int, total: int | None) -> None:
         """A line at the first and each tenth picture or frame."""

@@ -35,6 +35,19 @@ def parse_triple(text: str | Triple) -> Triple:
     return first, second, third
 
 
+def parse_range(text: str | tuple[float, float]) -> tuple[float, float]:
+    """Two numbers. Raises `OptionError`."""
+    if isinstance(text, tuple):
+        return text
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(
+            f"--input-range takes the values of black and white, for example --input-range 0,1; got '{text}'."
+        ) from None
+    return low, high
+
+
 def precision_of(precision: str | None, shorthands: dict[str, bool]) -> str:
     """The one precision that ``--precision`` and the flags name; fp32 where none does. Raises `UsageError` for two."""
     asked = [*([precision] if precision else []), *(name for name, given in shorthands.items() if given)]
@@ -150,6 +163,35 @@ Images = Annotated[
 Labels = Annotated[Path | None, _option("--labels", metavar="DIR", help="Their label maps, for the mIoU.")]
 ImageCount = Annotated[int, typer.Option("--image-count", metavar="N", help="How many pictures to compare on.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Which pictures are chosen.")]
+
+# What a finished file is held against, and what it does not say of itself
+ArtifactArgument = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="A .tflite, .onnx, .pte or .mlpackage, of mobileseg or not.")
+]
+Against = Annotated[
+    str | None,
+    _option("--against", metavar="FILE|demo", help="The checkpoint, or another file, that it should equal."),
+]
+AllOrSome = Annotated[int | None, _option("--image-count", metavar="N", min=1, help="How many pictures; else all.")]
+Random = Annotated[int | None, _option("--random", metavar="N", min=1, help="N pictures of noise instead.")]
+Layout = Annotated[str | None, _option("--input-layout", metavar="NCHW|NHWC", help="Of the file's input.")]
+InputRange = Annotated[
+    Any, _option("--input-range", metavar="A,B", help="What black and white are to the file.", parser=parse_range)
+]
+OutputLayout = Annotated[str | None, _option("--output-layout", metavar="NCHW|NHWC|NHW", help="Of its output.")]
+FileHead = Annotated[str | None, _option("--head", metavar="HEAD", help="What it returns: logits, softmax or argmax.")]
+FileRawInput = Annotated[
+    bool | None, _option("--raw-input/--picture-input", help="It takes the network's own input, or pictures.")
+]
+FilePrecision = Annotated[str | None, _option("--precision", metavar="P", help="Whose gates it is held to.")]
+
+# Where findings go
+ReportFile = Annotated[Path | None, _option("--report", metavar="FILE.json", help="The report.")]
+JUnitFile = Annotated[Path | None, _option("--junit", metavar="FILE.xml", help="The gates as JUnit XML.")]
+MarkdownFile = Annotated[Path | None, _option("--markdown", metavar="FILE.md", help="A summary in Markdown.")]
+Baseline = Annotated[
+    Path | None, _option("--baseline", metavar="FILE.json", help="A report; what is worse than it fails.")
+]
 
 # Gates
 MinAgreement = Annotated[

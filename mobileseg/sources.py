@@ -8,15 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mobileseg.errors import OptionError
-from mobileseg.jobs import SYNTHETIC, Job
+from mobileseg.jobs import DEFAULT_PICTURES, SYNTHETIC, Job
 from mobileseg.mobile_assets.demo import CALIBRATION_SEEDS, EVALUATION_SEEDS, scene
 from mobileseg.pictures import choose, find_pictures, iter_labels, iter_pictures, load_labels, load_picture, pair_labels
 from mobileseg.quantization.calibration import check_calibration, choose_pictures
 from mobileseg.types import Size
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -95,3 +96,39 @@ def parity_pictures(job: Job, size: Size, *, demo: bool) -> PictureSource:
         held = "not calibrated on" if left else "also calibrated on"
         return _folder(f"{len(chosen)} pictures of {job.calibration} ({held})", chosen, size)
     return _demo_pictures(EVALUATION_SEEDS, job.image_count, size, labelled=demo)
+
+
+def proof_pictures(
+    size: Size,
+    *,
+    images: Path | None,
+    labels: Path | None,
+    count: int | None,
+    noise: int | None,
+    seed: int,
+    demo: bool,
+) -> PictureSource:
+    """What a finished file is held against its reference on: the folder's pictures (``count`` of them, or all), each
+    decoded only when its turn comes; or so many pictures of ``noise``; or demo scenes, labelled where the reference is
+    the demo network.
+
+    Raises `PictureError` where there is no picture, or one without its label map; `OptionError` for options that
+    exclude each other.
+    """
+    if noise is not None and (images is not None or labels is not None):
+        raise OptionError("--random makes its own pictures, without labels; leave out --images and --labels, or it.")
+    if labels is not None and images is None:
+        raise OptionError("--labels needs --images: the folder of the pictures that the label maps belong to.")
+    if noise is not None:
+        return PictureSource(f"{noise} random pictures, seed {seed}", noise, partial(_noise, noise, size, seed))
+    if images is None:
+        return _demo_pictures(EVALUATION_SEEDS, count or DEFAULT_PICTURES, size, labelled=demo)
+    found = find_pictures(images)
+    chosen = found if count is None else choose(found, count, seed)
+    paired = pair_labels(chosen, images, labels) if labels is not None else None
+    return _source(f"{len(chosen)} pictures of {images}", chosen, size, paired)
+
+
+def _noise(count: int, size: Size, seed: int) -> Iterator[NDArray[np.uint8]]:
+    generator = np.random.default_rng(seed)
+    return (generator.integers(0, 256, (*size, 3), np.uint8) for _ in range(count))

@@ -16,6 +16,10 @@ GATES = {
     "pixel_agreement": ("agreement", ">=", lambda share: f"{100 * share:.4g} %", "--min-agreement"),
     "sqnr_db": ("SQNR", ">=", lambda decibels: f"{decibels:.4g} dB", "--min-sqnr"),
     "miou_drop_points": ("mIoU drop", "<=", lambda points: f"{points:.3g} points", "--max-miou-drop"),
+    "baseline_pixel_agreement": ("agreement", ">=", lambda share: f"{100 * share:.4f} %", "--baseline"),
+    "baseline_sqnr_db": ("SQNR", ">=", lambda decibels: f"{decibels:.4g} dB", "--baseline"),
+    "baseline_miou": ("mIoU", ">=", lambda miou: f"{miou:.4f}", "--baseline"),
+    "baseline_bytes": ("size", "<=", lambda count: f"{count:,.0f} bytes", "--baseline"),
 }
 """Gate -> what it is called, on which side of the limit a value passes, its unit, and the option that sets it."""
 
@@ -50,6 +54,45 @@ def gate_text(gate: Mapping[str, Any]) -> str:
     value = gate["value"]
     measured = f"not measured ({value['not_run']})" if isinstance(value, Mapping) else unit(value)
     return f"{name} is {measured}, asked for is {side} {unit(gate['limit'])} ({option})"
+
+
+def parity_facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was compared, and how near it is; what was not measured is left out."""
+    artifact, parity = report["artifact"], report["parity"]
+    forms = {
+        "pixel agreement": ("pixel_agreement", share_text),
+        "along boundaries": ("boundary_agreement", share_text),
+        "confident flips": ("confident_flips", lambda share: f"{100 * share:.4f} %"),
+        "SQNR": ("sqnr_db", lambda value: f"{number_text(value, '.1f')} dB"),
+        "largest error": ("max_abs_err", lambda value: f"{value:.3g}"),
+        "mean error": ("mean_abs_err", lambda value: f"{value:.3g}"),
+        "cosine": ("cosine", lambda value: f"{value:.9f}"),
+        "mIoU, checkpoint": ("miou_reference", lambda value: f"{value:.4f}"),
+        "mIoU, file": ("miou_artifact", lambda value: f"{value:.4f}"),
+    }
+    measured = [(name, worded(parity[key])) for name, (key, worded) in forms.items() if _is_measured(parity[key])]
+    return [
+        ("file", artifact["path"]),
+        ("format", f"{artifact['target']}, {artifact['precision']}"),
+        ("runs on", parity["runner"]),
+        *(("note", note) for note in parity["notes"]),
+        *measured,
+    ]
+
+
+def class_rows(parity: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Of each class that the reference gives to some pixel: its IoU between both sides, and the change of its IoU
+    against labels."""
+    changes = parity["per_class_iou_change"]
+    return [
+        (name, f"{iou:.4f}", f"{changes[name]:+.4f}" if _is_measured(changes.get(name, {})) else "-")
+        for name, iou in parity["per_class_iou_against_reference"].items()
+        if _is_measured(iou)
+    ]
+
+
+def _is_measured(value: Any) -> bool:
+    return not isinstance(value, Mapping)
 
 
 def layer_row(layer: Layer) -> tuple[str, ...]:

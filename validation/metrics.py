@@ -59,6 +59,16 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class ClassAgreement:
+    """The artifact's classes against the reference's, which stand in the labels' place."""
+
+    iou: tuple[float | None, ...]
+    """Intersection over union of each class; None where the reference gives the class to no pixel."""
+    confusion: NDArray[np.int64] = field(compare=False)
+    """Pixel counts ``(C, C + 1)``: rows are the reference's classes, columns the artifact's, the last no valid one."""
+
+
+@dataclass(frozen=True)
 class LabelScores:
     """Accuracy against labels, of the checkpoint (``reference``) and of the file (``artifact``)."""
 
@@ -102,6 +112,17 @@ class LogitErrorSums:
         self._artifact += float(art @ art)
         self._product += float(ref @ art)
 
+    def merge(self, later: LogitErrorSums) -> None:
+        """Add what was accumulated over later arrays."""
+        self._count += later._count
+        self._not_finite += later._not_finite
+        self._max = max(self._max, later._max)
+        self._absolute += later._absolute
+        self._noise += later._noise
+        self._reference += later._reference
+        self._artifact += later._artifact
+        self._product += later._product
+
     def result(self) -> LogitErrors:
         if self._not_finite:
             broken = NotRun(f"{self._not_finite} of the artifact's {self._count} values are NaN or infinite")
@@ -143,6 +164,14 @@ class AgreementCounts:
         self._band_equal += int((equal & band).sum())
         self._confident_flips += int((~equal & confident).sum())
 
+    def merge(self, other: AgreementCounts) -> None:
+        """Add what was counted on other pictures."""
+        self._pixels += other._pixels
+        self._equal += other._equal
+        self._band += other._band
+        self._band_equal += other._band_equal
+        self._confident_flips += other._confident_flips
+
     def result(self) -> Agreement:
         return Agreement(
             pixels=self._equal / self._pixels,
@@ -166,6 +195,11 @@ class LabelCounts:
         self._reference += confusion_matrix(labels, reference, self._num_classes, self._void)
         self._artifact += confusion_matrix(labels, artifact, self._num_classes, self._void)
 
+    def merge(self, other: LabelCounts) -> None:
+        """Add what was counted on other pictures, of the same classes."""
+        self._reference += other._reference
+        self._artifact += other._artifact
+
     def result(self) -> LabelScores:
         """Raises `PictureError` where every pixel added was void: there is nothing to score."""
         if not self._reference.any():
@@ -183,6 +217,27 @@ class LabelCounts:
             confusion_reference=self._reference,
             confusion_artifact=self._artifact,
         )
+
+
+class ClassCounts:
+    """Accumulates the artifact's classes by the reference's, at the artifact's output size."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._confusion = np.zeros((num_classes, num_classes + 1), np.int64)
+
+    def add(self, reference: NDArray[np.int64], artifact: NDArray[np.int64]) -> None:
+        """``(H, W)`` class maps."""
+        classes = self._confusion.shape[0]
+        columns = np.where((artifact >= 0) & (artifact < classes), artifact, classes)
+        counts = np.bincount((reference * (classes + 1) + columns).ravel(), minlength=self._confusion.size)
+        self._confusion += counts.reshape(self._confusion.shape)
+
+    def merge(self, other: ClassCounts) -> None:
+        """Add what was counted on other pictures, of the same classes."""
+        self._confusion += other._confusion
+
+    def result(self) -> ClassAgreement:
+        return ClassAgreement(class_iou(self._confusion), self._confusion)
 
 
 def class_map(logits: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -14,8 +14,11 @@ import numpy as np
 from mobileseg.errors import CheckpointError, PictureError, UsageError
 from mobileseg.types import ChannelOrder, Head, NotRun, OutputSize, Preprocessing
 from mobileseg.validation.metrics import (
+    IGNORED_LABEL,
     Agreement,
     AgreementCounts,
+    ClassAgreement,
+    ClassCounts,
     LabelCounts,
     LabelScores,
     LogitErrors,
@@ -66,10 +69,78 @@ class ParityResult:
     """Differences of value; `NotRun` where the file returns classes."""
     agreement: Agreement
     """Shares of pixels of equal class."""
+    classes: ClassAgreement
+    """The same class by class."""
     scores: LabelScores | NotRun
     """Accuracy of both against labels; `NotRun` where no labels were given."""
     reference_sqnr_db: float | NotRun = _NOT_ASKED
     """How far the checkpoint's own float32 arithmetic is determined: its SQNR against float64, in dB."""
+
+
+class Tally:
+    """What `compare` accumulates. Tallies of parts of the pictures, merged in the pictures' order, give to the last bit
+    what one over all of them gives."""
+
+    def __init__(self, num_classes: int, void: int | None) -> None:
+        self.num_classes = num_classes
+        self.images = 0
+        self.errors = LogitErrorSums()
+        self.agreement = AgreementCounts()
+        self.classes = ClassCounts(num_classes)
+        self.scores = LabelCounts(num_classes, void)
+        self.labelled = False
+
+    def merge(self, later: Tally) -> None:
+        """Add what was found on later pictures."""
+        self.images += later.images
+        self.errors.merge(later.errors)
+        self.agreement.merge(later.agreement)
+        self.classes.merge(later.classes)
+        self.scores.merge(later.scores)
+        self.labelled |= later.labelled
+
+    def result(self, runner: Runner) -> ParityResult:
+        """Raises `PictureError` for labels that are void throughout."""
+        returns_classes = NotRun(
+            "the file returns classes, not logits: there are no values to compare, and no SQNR gate applies"
+        )
+        return ParityResult(
+            runner=runner.runtime,
+            notes=runner.notes,
+            head=runner.head,
+            images=self.images,
+            errors=returns_classes if runner.head == "argmax" else self.errors.result(),
+            agreement=self.agreement.result(),
+            classes=self.classes.result(),
+            scores=self.scores.result() if self.labelled else NotRun("no labels were given"),
+        )
+
+
+def tally_of(
+    reference: Reference,
+    runner: Runner,
+    picture: NDArray[np.uint8],
+    label: NDArray[np.uint8] | None,
+    *,
+    void: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Tally:
+    """One picture, as `compare` takes it."""
+    expected = _finite(reference(picture[None])[0])
+    actual = runner.run(_runner_input(picture[None], runner, preprocessing))[0]
+    _check_shape(expected, actual, runner)
+    tally = Tally(expected.shape[0], void)
+    tally.images = 1
+    if runner.head != "argmax":
+        tally.errors.add(softmax(expected) if runner.head == "softmax" else expected, actual)
+    classes = class_map(expected)
+    actual_classes = actual if runner.head == "argmax" else class_map(actual)
+    tally.agreement.add(classes, actual_classes, confident_pixels(expected))
+    tally.classes.add(classes, actual_classes)
+    if label is not None:
+        tally.labelled = True
+        tally.scores.add(label, *_at_label_size(expected, actual, runner.head, (label.shape[0], label.shape[1])))
+    return tally
 
 
 def compare(
@@ -80,45 +151,26 @@ def compare(
     *,
     void: int | None = None,
     preprocessing: Preprocessing | None = None,
+    seen: Callable[[int, Tally], None] = lambda number, tally: None,
 ) -> ParityResult:
     """Compares picture by picture, holding one at a time.
 
     ``pictures``: ``(H, W, 3) uint8`` RGB of the file's input size. ``labels``: an ``(h, w) uint8`` class map for each,
     of any size. ``void``: the output that is no class. ``preprocessing``: what turns a picture into the network's
-    input, needed for a file of raw input. A file that ends in a softmax is held against the softmax of the reference.
+    input, needed for a file of raw input. ``seen`` is told each picture's number, from 0, and its own tally. A file
+    that ends in a softmax is held against the softmax of the reference.
     Raises `PictureError` for no pictures or unequal numbers of pictures and labels, `UsageError` for a file whose
     output is not the network's, `CheckpointError` for a reference that is not finite.
     """
-    errors, agreement, scores, images = LogitErrorSums(), AgreementCounts(), None, 0
-    for picture, label in _in_pairs(pictures, labels):
-        expected = _finite(reference(picture[None])[0])
-        actual = runner.run(_runner_input(picture[None], runner, preprocessing))[0]
-        _check_shape(expected, actual, runner)
-        images += 1
-        classes = class_map(expected)
-        if runner.head == "argmax":
-            actual_classes = actual
-        else:
-            actual_classes = class_map(actual)
-            errors.add(softmax(expected) if runner.head == "softmax" else expected, actual)
-        agreement.add(classes, actual_classes, confident_pixels(expected))
-        if label is not None:
-            scores = scores or LabelCounts(expected.shape[0], void)
-            scores.add(label, *_at_label_size(expected, actual, runner.head, (label.shape[0], label.shape[1])))
-    if not images:
+    total: Tally | None = None
+    for number, (picture, label) in enumerate(_in_pairs(pictures, labels)):
+        one = tally_of(reference, runner, picture, label, void=void, preprocessing=preprocessing)
+        seen(number, one)
+        total = total or Tally(one.num_classes, void)
+        total.merge(one)
+    if total is None:
         raise PictureError("No picture was given to compare the file and the checkpoint on; expected at least one.")
-    returns_classes = NotRun(
-        "the file returns classes, not logits: there are no values to compare, and no SQNR gate applies"
-    )
-    return ParityResult(
-        runner=runner.runtime,
-        notes=runner.notes,
-        head=runner.head,
-        images=images,
-        errors=returns_classes if runner.head == "argmax" else errors.result(),
-        agreement=agreement.result(),
-        scores=scores.result() if scores else NotRun("no labels were given"),
-    )
+    return total.result(runner)
 
 
 def network_input(pictures: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -141,6 +193,26 @@ def reference_of(checkpoint: Checkpoint, output_size: OutputSize = "network") ->
         return np.asarray(_logits(checkpoint.network, fed, output_size).numpy(), np.float32)
 
     return run
+
+
+def reference_of_file(runner: Runner) -> Reference:
+    """Another file as the reference: its logits, the logarithms of its probabilities, or a class map as logits that
+    are sure of it."""
+
+    def run(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        result = runner.run(pictures)
+        if runner.head == "softmax":
+            result = np.log(np.maximum(result, np.finfo(np.float32).tiny))
+        return _as_logits(result) if runner.head == "argmax" else result
+
+    return run
+
+
+def _as_logits(classes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """``(N, H, W)`` classes as ``(N, 256, H, W)`` logits, of which the class's own is 100 and the others are 0."""
+    logits = np.zeros((classes.shape[0], IGNORED_LABEL + 1, *classes.shape[1:]), np.float32)
+    np.put_along_axis(logits, classes[:, None], np.float32(100), axis=1)
+    return logits
 
 
 def _logits(network: nn.Module, fed: Tensor, output_size: OutputSize) -> Tensor:

@@ -239,6 +239,8 @@ def _parity(result: ParityResult, gates: tuple[Gate, ...], names: Sequence[str])
         "pixel_agreement": result.agreement.pixels,
         "boundary_agreement": _number(result.agreement.boundary),
         "confident_flips": result.agreement.confident_flips,
+        "per_class_iou_against_reference": dict(_class_ious(result.classes.iou, names)),
+        "confusion_against_reference": result.classes.confusion.tolist(),
         **_label_scores(result, names),
     }
     measured = [
@@ -263,6 +265,7 @@ def _label_scores(result: ParityResult, names: Sequence[str]) -> dict[str, Any]:
             "pixel_accuracy_reference",
             "pixel_accuracy_artifact",
             "per_class_iou_change",
+            "confusion_against_labels",
         )
         return dict.fromkeys(fields, _not_run(scores))
     return {
@@ -272,12 +275,23 @@ def _label_scores(result: ParityResult, names: Sequence[str]) -> dict[str, Any]:
         "pixel_accuracy_reference": scores.pixel_accuracy_reference,
         "pixel_accuracy_artifact": scores.pixel_accuracy_artifact,
         "per_class_iou_change": dict(_iou_changes(scores, names)),
+        "confusion_against_labels": scores.confusion_artifact.tolist(),
     }
 
 
+def _class_keys(count: int, names: Sequence[str]) -> Sequence[str]:
+    """The classes' names, or their indices where there are not as many names."""
+    return names if len(names) == count else [str(i) for i in range(count)]
+
+
+def _class_ious(ious: Sequence[float | None], names: Sequence[str]) -> Iterator[tuple[str, float | dict[str, str]]]:
+    for key, iou in zip(_class_keys(len(ious), names), ious, strict=True):
+        yield key, {"not_run": "the checkpoint gives this class to no pixel"} if iou is None else iou
+
+
 def _iou_changes(scores: LabelScores, names: Sequence[str]) -> Iterator[tuple[str, float | dict[str, str]]]:
-    """Artifact less reference, by class name, or by index where there are no names."""
-    keys = names if len(names) == len(scores.iou_reference) else [str(i) for i in range(len(scores.iou_reference))]
+    """Artifact less reference."""
+    keys = _class_keys(len(scores.iou_reference), names)
     for key, reference, artifact in zip(keys, scores.iou_reference, scores.iou_artifact, strict=True):
         if reference is None or artifact is None:
             yield key, {"not_run": "the class does not occur in the labels"}

@@ -11,7 +11,7 @@ import pytest
 from mobileseg.errors import OptionError
 from mobileseg.types import GateLimits, NotRun
 from mobileseg.validation.gates import all_passed, apply_gates
-from mobileseg.validation.metrics import Agreement, LabelScores, LogitErrors
+from mobileseg.validation.metrics import Agreement, ClassAgreement, LabelScores, LogitErrors
 from mobileseg.validation.parity import ParityResult
 
 
@@ -27,6 +27,7 @@ def result(agreement=1.0, sqnr=100.0, miou=None, head="logits") -> ParityResult:
         images=1,
         errors=NotRun("classes") if head == "argmax" else LogitErrors(0.1, 0.01, sqnr, 1.0),
         agreement=Agreement(agreement, 1.0, 0.0),
+        classes=ClassAgreement((1.0,), np.zeros((1, 2), np.int64)),
         scores=scores,
     )
 

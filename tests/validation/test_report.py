@@ -15,7 +15,7 @@ import pytest
 from mobileseg.errors import MissingExtraError, OutputError
 from mobileseg.types import Artifact, Checkpoint, GateLimits, NotRun, Preprocessing, Rewrite, TensorSpec
 from mobileseg.validation.gates import apply_gates
-from mobileseg.validation.metrics import Agreement, LabelCounts, LogitErrors
+from mobileseg.validation.metrics import Agreement, ClassAgreement, LabelCounts, LogitErrors
 from mobileseg.validation.parity import ParityResult
 from mobileseg.validation.report import (
     QuantizationRecord,
@@ -60,6 +60,7 @@ def parity(**changes) -> ParityResult:
         "images": 4,
         "errors": LogitErrors(0.5, 0.1, 40.0, 0.999),
         "agreement": Agreement(0.98, 0.9, 0.001),
+        "classes": ClassAgreement((1.0, 0.9, None), np.zeros((3, 4), np.int64)),
         "scores": scores(),
     }
     return ParityResult(**(fields | changes))

@@ -83,6 +83,9 @@ class Runner:
             raise UnavailableError(f"'{self.artifact.path}' cannot be run here: {self.cannot_run}")
         spec = self.inputs[0]
         nchw = self._as_nchw(pictures)
+        if not self.raw_input and spec.range not in (None, PIXEL_RANGE):
+            low, high = spec.range
+            nchw = nchw * ((high - low) / PIXEL_RANGE[1]) + low
         tensor = encode(np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)) if spec.layout == "NHWC" else nchw, spec)
         step = tensor.shape[0] if spec.shape[0] == DYNAMIC else spec.shape[0]
         if tensor.shape[0] % step:
@@ -104,6 +107,46 @@ class Runner:
                 f"got {nchw.shape[2]}x{nchw.shape[3]}. Resize the pictures, or convert with --size."
             )
         return np.ascontiguousarray(nchw)
+
+
+def described(
+    runner: Runner,
+    *,
+    input_layout: str | None = None,
+    input_range: tuple[float, float] | None = None,
+    output_layout: str | None = None,
+    head: Head | None = None,
+    raw_input: bool | None = None,
+    precision: str | None = None,
+) -> Runner:
+    """The runner of a file that does not say, or says wrongly, how it is fed and read. ``input_range``: what black and
+    white are to the file. None leaves what is known.
+
+    Raises `UsageError` for a layout that the tensor cannot have.
+    """
+    artifact = runner.artifact
+    source, result = artifact.inputs[0], artifact.outputs[0]
+    told = {"head": head, "raw_input": raw_input, "precision": precision}
+    given = {key: value for key, value in told.items() if value is not None}
+    changed = replace(
+        artifact,
+        inputs=(replace(_relaid(source, input_layout, artifact.path), range=input_range or source.range),),
+        outputs=(_relaid(result, output_layout, artifact.path), *artifact.outputs[1:]),
+        precision=precision or artifact.precision,
+        metadata={**artifact.metadata, **given},
+    )
+    notes = tuple(f"{key.replace('_', ' ')} {value}: as told, not as the file says." for key, value in given.items())
+    return replace(runner, artifact=changed, notes=(*runner.notes, *notes))
+
+
+def _relaid(spec: TensorSpec, layout: str | None, path: Path) -> TensorSpec:
+    possible = LAYOUTS.get(len(spec.shape), ())
+    if layout is not None and layout not in possible:
+        raise UsageError(
+            f"Tensor '{spec.name}' of '{path}' has shape {spec.shape}, which cannot be {layout}; expected "
+            f"{' or '.join(possible)}."
+        )
+    return spec if layout is None else replace(spec, layout=layout)
 
 
 def encode(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:

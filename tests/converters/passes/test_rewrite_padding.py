@@ -29,7 +29,7 @@ def numbers() -> Tensor:
     return torch.arange(2 * 3 * 5 * 7, dtype=torch.float32).reshape(2, 3, 5, 7) - 50
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(widths=st.lists(st.integers(-2, 3), min_size=4, max_size=4), fill=st.sampled_from([0.0, 1.5, -torch.inf]))
 def test_widths_of_either_sign(exported: Any, widths: list[int], fill: float) -> None:
     network, x = Padded(widths, value=fill), numbers()
@@ -39,7 +39,7 @@ def test_widths_of_either_sign(exported: Any, widths: list[int], fill: float) ->
     assert torch.equal(rewritten(x), network(x))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(widths=st.tuples(st.integers(0, 7), st.integers(0, 7), st.integers(0, 5), st.integers(0, 5)))
 def test_circular(exported: Any, widths: tuple[int, ...]) -> None:
     network, x = Padded(list(widths), mode="circular"), numbers()

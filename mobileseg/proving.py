@@ -1,0 +1,324 @@
+"""A finished file held against the checkpoint, or another file, that it should compute the same as."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from mobileseg import registry
+from mobileseg.errors import GateError, OptionError, SizeError, UnavailableError, UsageError, unknown_option
+from mobileseg.texts import gate_text
+from mobileseg.types import OUTPUT_NAMES, Checkpoint, Classes, GateLimits, Head, NotRun, OutputSize, Preprocessing, Size
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mobileseg.validation.parity import ParityResult, Reference
+    from mobileseg.validation.runners import Runner
+
+DEMO = "demo"
+"""What ``against`` names the embedded demo network by."""
+
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+"""Names the file whose Markdown GitHub Actions shows on a run's page."""
+
+NOT_MADE_HERE = NotRun("validate reads a finished file, not how it was made")
+
+_LAYOUTS = ("NCHW", "NHWC", "NHW")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """``report``: keeps the report's schema. ``passed``: whether every gate was met."""
+
+    report: Mapping[str, Any]
+    passed: bool
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.passed else GateError.exit_code
+
+
+@dataclass(frozen=True)
+class FileDescription:
+    """What a file that mobileseg did not make does not say of itself; None for what is inferred or known.
+
+    ``input_range``: the values of black and white. ``raw_input``: it takes what the network was fed, not pictures.
+    """
+
+    input_layout: str | None = None
+    input_range: tuple[float, float] | None = None
+    output_layout: str | None = None
+    head: str | None = None
+    raw_input: bool | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class _Against:
+    """The other side. ``checkpoint``: None where it is a file."""
+
+    reference: Reference
+    checkpoint: Checkpoint | None
+    classes: Classes | None
+    name: str
+
+
+def validate(
+    artifact: str | Path,
+    *,
+    against: str | Path | None = None,
+    images: str | Path | None = None,
+    labels: str | Path | None = None,
+    image_count: int | None = None,
+    random: int | None = None,
+    seed: int = 0,
+    description: FileDescription | None = None,
+    model: str | Callable[..., nn.Module] | nn.Module | None = None,
+    architecture: str | None = None,
+    variant: str | None = None,
+    num_classes: int | None = None,
+    preprocessing: Preprocessing | str | Path | None = None,
+    preprocessing_overrides: Mapping[str, Any] | None = None,
+    classes: str | Path | None = None,
+    size: Size | None = None,
+    gates: GateLimits | None = None,
+    baseline: str | Path | None = None,
+    threads: int = 1,
+    progress: Callable[[Path, int, int | None], None] = lambda path, done, total: None,
+) -> Validation:
+    """Run both sides on the same pictures, one at a time, and hold the gates.
+
+    ``artifact``: a ``.tflite``, ``.onnx``, ``.pte`` or ``.mlpackage``, of this tool or not. ``against``: a checkpoint,
+    another such file, or ``"demo"``; with a ``model`` it may be None. ``images``: a folder, all of whose pictures are
+    taken unless ``image_count`` says fewer; ``random``: so many pictures of noise instead; without either demo scenes.
+    ``size``: (H, W) pixels for a file that takes any. ``baseline``: a report; a figure that became worse than its
+    fails. ``progress`` is told the file, and how many pictures are done of how many.
+
+    Raises `UsageError` and its kinds for bad input, for a file of another network or size; `UnavailableError` for a
+    file that this machine cannot run.
+    """
+    from mobileseg.sources import proof_pictures
+    from mobileseg.validation.baseline import read_baseline, regressions
+    from mobileseg.validation.gates import all_passed
+    from mobileseg.validation.parity import compare
+
+    if against is None and model is None:
+        raise UsageError("There is nothing to hold the file against. Name a checkpoint or a file: --against.")
+    before = None if baseline is None else read_baseline(Path(baseline))
+    runner = _runner(Path(artifact), description or FileDescription(), threads)
+    chosen = _size(runner, size)
+    network = {
+        "model": model,
+        "architecture": architecture,
+        "variant": variant,
+        "num_classes": num_classes,
+        "preprocessing": preprocessing,
+        "overrides": preprocessing_overrides,
+    }
+    other = _other_side(against, runner, chosen, network)
+    source = proof_pictures(
+        chosen,
+        images=None if images is None else Path(images),
+        labels=None if labels is None else Path(labels),
+        count=image_count,
+        noise=random,
+        seed=seed,
+        demo=against == DEMO,
+    )
+    named = _classes(classes, other, runner)
+    result = compare(
+        other.reference,
+        runner,
+        source.pictures(),
+        source.labels() if source.labels is not None else None,
+        void=named.void if named else None,
+        preprocessing=other.checkpoint.preprocessing if other.checkpoint else None,
+        seen=lambda number, tally: progress(Path(artifact), number + 1, source.count),
+    )
+    result = replace(result, notes=(*result.notes, f"compared on {source.name}", f"held against {other.name}"))
+    report, held = _report(result, runner, other, named, gates or GateLimits(), source.pictures)
+    if before is not None:
+        found = regressions(report, before)
+        report["parity"]["gates"] += [
+            {
+                "name": gate.name,
+                "limit": gate.limit,
+                "value": {"not_run": "it was not measured this time"} if gate.value is None else gate.value,
+                "passed": gate.passed,
+            }
+            for gate in found
+        ]
+        held = held and all_passed(found)
+        report["parity"]["passed"] = held
+    return Validation(report, held)
+
+
+def write_summaries(
+    validation: Validation,
+    *,
+    report: Path | None = None,
+    junit: Path | None = None,
+    markdown: Path | None = None,
+) -> None:
+    """Write the report as JSON, JUnit XML and Markdown where asked for, and Markdown to the summary of a GitHub Actions
+    run. Raises `OutputError` where a file cannot be written."""
+    from mobileseg.outputs import explained
+    from mobileseg.validation.junit import junit_xml
+    from mobileseg.validation.markdown import markdown as as_markdown
+    from mobileseg.validation.report import write_report
+
+    found = validation.report
+    if report is not None:
+        write_report(found, report)
+    texts = {junit: junit_xml(found, gate_text), markdown: as_markdown(found, gate_text)}
+    for path, text in texts.items():
+        if path is not None:
+            with explained(path):
+                path.write_text(text, encoding="utf-8")
+    summary = os.environ.get(SUMMARY_VARIABLE)
+    if summary:
+        with explained(Path(summary)), Path(summary).open("a", encoding="utf-8") as file:
+            file.write(as_markdown(found, gate_text))
+
+
+def _runner(path: Path, told: FileDescription, threads: int) -> Runner:
+    from mobileseg.validation.gates import DEFAULTS
+    from mobileseg.validation.runners import open_artifact
+    from mobileseg.validation.runners.base import described
+
+    _check(told)
+    runner = open_artifact(path, threads)
+    if runner.cannot_run:
+        raise UnavailableError(f"'{path}' cannot be run here: {runner.cannot_run}")
+    precision = told.precision
+    if precision is None and runner.artifact.precision not in DEFAULTS:
+        runner = replace(runner, notes=(*runner.notes, "Its precision is not known; the gates are those of fp32."))
+        precision = "fp32"
+    head: Head | None = told.head  # type: ignore[assignment]  # checked above
+    return described(
+        runner,
+        input_layout=told.input_layout,
+        input_range=told.input_range,
+        output_layout=told.output_layout,
+        head=head,
+        raw_input=told.raw_input,
+        precision=precision,
+    )
+
+
+def _check(told: FileDescription) -> None:
+    words = {
+        "layout": (told.input_layout, _LAYOUTS),
+        "output layout": (told.output_layout, _LAYOUTS),
+        "head": (told.head, tuple(OUTPUT_NAMES)),
+        "precision": (told.precision, tuple(registry.PRECISIONS)),
+    }
+    for kind, (word, known) in words.items():
+        if word is not None and word not in known:
+            raise unknown_option(kind, word, known)
+    if told.input_range is not None and told.input_range[0] >= told.input_range[1]:
+        low, high = told.input_range
+        raise OptionError(f"--input-range takes the values of black and white, in this order; got {low:g},{high:g}.")
+
+
+def _size(runner: Runner, asked: Size | None) -> Size:
+    from mobileseg.validation.runners.base import DYNAMIC
+
+    if DYNAMIC not in runner.size:
+        if asked not in (None, runner.size):
+            raise SizeError(
+                f"'{runner.artifact.path}' takes {runner.size[0]}x{runner.size[1]} alone; leave out --size."
+            )
+        return runner.size
+    if asked is None:
+        raise SizeError(f"'{runner.artifact.path}' takes pictures of any size; say which: --size HxW.")
+    return asked
+
+
+def _other_side(against: str | Path | None, runner: Runner, size: Size, options: Mapping[str, Any]) -> _Against:
+    """``options``: of `pipeline.open_network`."""
+    from mobileseg.jobs import check_size
+    from mobileseg.mobile_assets.labels import load_classes
+    from mobileseg.pipeline import classes_of, open_network
+    from mobileseg.validation.parity import reference_of, reference_of_file
+    from mobileseg.validation.runners import RUNNERS, open_artifact
+
+    if against is not None and Path(against).suffix in RUNNERS:
+        other = open_artifact(Path(against))
+        if other.head != runner.head and other.head != "logits":
+            raise UsageError(
+                f"'{against}' returns {other.head}, '{runner.artifact.path}' {runner.head}: their values cannot be "
+                "compared. Hold it against a file of the same head, or of logits, or against the checkpoint."
+            )
+        if other.raw_input:
+            raise UsageError(f"'{against}' takes the network's own input, not pictures. Name its checkpoint instead.")
+        return _Against(reference_of_file(other), None, None, f"{against} ({other.runtime})")
+    demo = against == DEMO
+    network = open_network(None if demo else against, size=size, **options)
+    check_size(network, size)
+    name = "the demo network" if demo else f"{network.path} (sha256 {network.sha256[:12]})"
+    named = load_classes("demo", network.num_classes) if demo else classes_of(network, None, demo=False)
+    return _Against(reference_of(network, _output_size(runner, size)), network, named, name)
+
+
+def _output_size(runner: Runner, size: Size) -> OutputSize:
+    """What the file says; of one that does not: resized where its output has the picture's size. (Of a network that
+    gives that size anyway, resizing changes nothing.)"""
+    declared = runner.metadata.get("output_size")
+    if declared in get_args(OutputSize):
+        return "input" if declared == "input" else "network"
+    shape, layout = runner.outputs[0].shape, runner.outputs[0].layout
+    found = shape[1:3] if layout in ("NHWC", "NHW") else shape[2:4]
+    return "input" if tuple(found) == tuple(size) else "network"
+
+
+def _classes(asked: str | Path | None, other: _Against, runner: Runner) -> Classes | None:
+    from mobileseg.mobile_assets.labels import load_classes
+
+    if asked is not None:
+        count = other.checkpoint.num_classes if other.checkpoint else _channels(runner)
+        return load_classes(str(asked), count)
+    return other.classes
+
+
+def _channels(runner: Runner) -> int:
+    spec = runner.outputs[0]
+    return 256 if runner.head == "argmax" else spec.shape[3 if spec.layout == "NHWC" else 1]
+
+
+def _report(
+    result: ParityResult,
+    runner: Runner,
+    other: _Against,
+    named: Classes | None,
+    limits: GateLimits,
+    pictures: Callable[[], Any],
+) -> tuple[dict[str, Any], bool]:
+    from mobileseg.validation.gates import all_passed, apply_gates
+    from mobileseg.validation.parity import reference_precision
+    from mobileseg.validation.report import build_report
+
+    precision = runner.artifact.precision
+    gates = apply_gates(result, precision, limits)
+    missed = any(gate.name == "sqnr_db" and not gate.passed for gate in gates)
+    if missed and other.checkpoint is not None and limits.min_sqnr_db is None and runner.head == "logits":
+        own = reference_precision(other.checkpoint, pictures(), _output_size(runner, runner.size))
+        result = replace(result, reference_sqnr_db=own)
+        gates = apply_gates(result, precision, limits)
+    artifact = runner.artifact
+    if named is not None and not artifact.metadata.get("classes"):
+        artifact = replace(artifact, metadata={**artifact.metadata, "classes": {"names": list(named.names)}})
+    report = build_report(
+        checkpoint=other.checkpoint or NotRun(f"held against {other.name}"),
+        artifact=artifact,
+        rewrites=NOT_MADE_HERE,
+        quantization=NOT_MADE_HERE,
+        parity=result,
+        gates=gates,
+        latency=NotRun("validate does not measure latency"),
+    )
+    return report, all_passed(gates)
