@@ -42,10 +42,11 @@ def seconds(command: list[str]) -> float:
 
 
 def test_the_api() -> None:
-    assert mobileseg.__all__ == ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict"]
+    names = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict", "validate"]
+    assert mobileseg.__all__ == names
     for name in mobileseg.__all__:
         assert name in dir(mobileseg)
         assert getattr(mobileseg, name)
     assert mobileseg.convert.__module__ == "mobileseg.pipeline"
-    with pytest.raises(AttributeError, match="validate"):
-        getattr(mobileseg, "validate")  # noqa: B009
+    with pytest.raises(AttributeError, match="profile"):
+        getattr(mobileseg, "profile")  # noqa: B009
