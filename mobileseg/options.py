@@ -189,6 +189,7 @@ FilePrecision = Annotated[str | None, _option("--precision", metavar="P", help="
 ReportFile = Annotated[Path | None, _option("--report", metavar="FILE.json", help="The report.")]
 JUnitFile = Annotated[Path | None, _option("--junit", metavar="FILE.xml", help="The gates as JUnit XML.")]
 MarkdownFile = Annotated[Path | None, _option("--markdown", metavar="FILE.md", help="A summary in Markdown.")]
+HtmlFile = Annotated[Path | None, _option("--html", metavar="FILE.html", help="The report as one page.")]
 Baseline = Annotated[
     Path | None, _option("--baseline", metavar="FILE.json", help="A report; what is worse than it fails.")
 ]

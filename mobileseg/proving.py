@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mobileseg import registry
 from mobileseg.errors import GateError, OptionError, SizeError, UnavailableError, UsageError, unknown_option
-from mobileseg.texts import gate_text
+from mobileseg.strips import Worst
+from mobileseg.texts import gate_text, parity_facts
 from mobileseg.types import OUTPUT_NAMES, Checkpoint, Classes, GateLimits, Head, NotRun, OutputSize, Preprocessing, Size
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mobileseg.validation.parity import ParityResult, Reference
+    from mobileseg.mobile_assets.overlay import Palette
+    from mobileseg.validation.parity import Compared, ParityResult, Reference
     from mobileseg.validation.runners import Runner
 
 DEMO = "demo"
@@ -32,10 +34,13 @@ _LAYOUTS = ("NCHW", "NHWC", "NHW")
 
 @dataclass(frozen=True)
 class Validation:
-    """``report``: keeps the report's schema. ``passed``: whether every gate was met."""
+    """``report``: keeps the report's schema. ``passed``: whether every gate was met. ``worst``: the pictures of least
+    agreement; ``palette``: their classes' colours."""
 
     report: Mapping[str, Any]
     passed: bool
+    worst: Worst
+    palette: Palette
 
     @property
     def exit_code(self) -> int:
@@ -130,14 +135,20 @@ def validate(
         demo=against == DEMO,
     )
     named = _classes(classes, other, runner)
+    worst = Worst()
+
+    def seen(found: Compared) -> None:
+        worst.see(found)
+        progress(Path(artifact), found.number + 1, source.count)
+
     result = compare(
         other.reference,
         runner,
         source.pictures(),
         source.labels() if source.labels is not None else None,
-        void=named.void if named else None,
+        void=named.void,
         preprocessing=other.checkpoint.preprocessing if other.checkpoint else None,
-        seen=lambda number, tally: progress(Path(artifact), number + 1, source.count),
+        seen=seen,
     )
     result = replace(result, notes=(*result.notes, f"compared on {source.name}", f"held against {other.name}"))
     report, held = _report(result, runner, other, named, gates or GateLimits(), source.pictures)
@@ -154,7 +165,7 @@ def validate(
         ]
         held = held and all_passed(found)
         report["parity"]["passed"] = held
-    return Validation(report, held)
+    return Validation(report, held, worst, named.palette)
 
 
 def write_summaries(
@@ -163,22 +174,28 @@ def write_summaries(
     report: Path | None = None,
     junit: Path | None = None,
     markdown: Path | None = None,
+    html: Path | None = None,
 ) -> None:
-    """Write the report as JSON, JUnit XML and Markdown where asked for, and Markdown to the summary of a GitHub Actions
-    run. Raises `OutputError` where a file cannot be written."""
+    """Write the report as JSON, JUnit XML, Markdown and HTML where asked for, and Markdown to the summary of a GitHub
+    Actions run. Raises `OutputError` where a file cannot be written."""
     from mobileseg.outputs import explained
     from mobileseg.validation.junit import junit_xml
     from mobileseg.validation.markdown import markdown as as_markdown
+    from mobileseg.validation.page import page
     from mobileseg.validation.report import write_report
 
     found = validation.report
     if report is not None:
         write_report(found, report)
-    texts = {junit: junit_xml(found, gate_text), markdown: as_markdown(found, gate_text)}
+    texts = {
+        junit: lambda: junit_xml(found, gate_text),
+        markdown: lambda: as_markdown(found, gate_text),
+        html: lambda: page(found, validation.worst.strips(validation.palette), parity_facts(found), gate_text),
+    }
     for path, text in texts.items():
         if path is not None:
             with explained(path):
-                path.write_text(text, encoding="utf-8")
+                path.write_text(text(), encoding="utf-8")
     summary = os.environ.get(SUMMARY_VARIABLE)
     if summary:
         with explained(Path(summary)), Path(summary).open("a", encoding="utf-8") as file:
@@ -276,13 +293,18 @@ def _output_size(runner: Runner, size: Size) -> OutputSize:
     return "input" if tuple(found) == tuple(size) else "network"
 
 
-def _classes(asked: str | Path | None, other: _Against, runner: Runner) -> Classes | None:
-    from mobileseg.mobile_assets.labels import load_classes
+def _classes(asked: str | Path | None, other: _Against, runner: Runner) -> Classes:
+    """Names and colours: those asked for, else the file's own, the checkpoint's, or generic ones."""
+    from mobileseg.mobile_assets.labels import generic, load_classes
 
+    count = other.checkpoint.num_classes if other.checkpoint else _channels(runner)
     if asked is not None:
-        count = other.checkpoint.num_classes if other.checkpoint else _channels(runner)
         return load_classes(str(asked), count)
-    return other.classes
+    own = runner.metadata.get("classes") or {}
+    if len(own.get("names", ())) == len(own.get("palette", ())) == count:
+        palette = tuple((red, green, blue) for red, green, blue in own["palette"])
+        return Classes(str(own.get("dataset", "file")), tuple(own["names"]), palette, own.get("void"))
+    return other.classes or generic(count)
 
 
 def _channels(runner: Runner) -> int:
@@ -294,7 +316,7 @@ def _report(
     result: ParityResult,
     runner: Runner,
     other: _Against,
-    named: Classes | None,
+    named: Classes,
     limits: GateLimits,
     pictures: Callable[[], Any],
 ) -> tuple[dict[str, Any], bool]:
@@ -310,8 +332,7 @@ def _report(
         result = replace(result, reference_sqnr_db=own)
         gates = apply_gates(result, precision, limits)
     artifact = runner.artifact
-    if named is not None and not artifact.metadata.get("classes"):
-        artifact = replace(artifact, metadata={**artifact.metadata, "classes": {"names": list(named.names)}})
+    artifact = replace(artifact, metadata={**artifact.metadata, "classes": {"names": list(named.names)}})
     report = build_report(
         checkpoint=other.checkpoint or NotRun(f"held against {other.name}"),
         artifact=artifact,

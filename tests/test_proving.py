@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -144,7 +145,7 @@ def test_tallies_of_parts_are_the_whole_s(files: dict[str, Path]) -> None:
     reference = reference_of_file(open_artifact(files["softmax"]))
     pictures = [scene(seed, SIZE).picture for seed in range(10_000, 10_005)]
     tallies = []
-    whole = compare(reference, runner, pictures, seen=lambda number, tally: tallies.append(tally))
+    whole = compare(reference, runner, pictures, seen=lambda found: tallies.append(found.tally))
     first, second = tallies[0], tallies[3]
     for later in tallies[1:3]:
         first.merge(later)
@@ -312,3 +313,56 @@ def test_parity_in_a_test_of_one_s_own(files: dict[str, Path]) -> None:
     assert assert_parity(files["logits"], model=network(), random=1).passed
     with pytest.raises(AssertionError, match=r"is not equal.*agreement is .*--min-agreement.*SQNR"):
         assert_parity(files["logits"], model=network(seed=1), random=1)
+
+
+class Page(HTMLParser):
+    """What a page holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+
+def test_the_page_needs_nothing_else(files: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pictures, labels = folders
+    found = validate(files["logits"], model=network(seed=1), images=pictures, labels=labels)
+    write_summaries(found, html=tmp_path / "r.html")
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert page.addresses
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert page.words.count("Gates not met") == 1
+    assert [word for word in page.words if word in ("picture", "label", "reference", "file", "different")].count(
+        "different"
+    ) == 4
+    shares = [float(w.split()[2]) for w in page.words if w.startswith("picture ") and "agree" in w]
+    assert shares == sorted(shares)
+    assert shares[0] < 100
+
+
+def test_a_page_of_names_that_are_markup(files: dict[str, Path], tmp_path: Path) -> None:
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({"names": ["<b>sky</b>", "a&b", "c", "d", "e"]}))
+    found = validate(files["logits"], model=network(), random=1, classes=names)
+    write_summaries(found, html=tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<b>sky</b>" not in text
+    assert "&lt;b&gt;sky&lt;/b&gt;" in text
+
+
+def test_histogram_of_the_errors(files: dict[str, Path]) -> None:
+    found = validate(files["logits"], model=network(seed=1), random=2)
+    pairs = parity(found)["error_histogram"]
+    assert sum(count for _, count in pairs) == 2 * CLASSES * SIZE[0] * SIZE[1]
+    largest = max(exponent for exponent, _ in pairs)
+    assert 2.0 ** (largest - 1) <= parity(found)["max_abs_err"] < 2.0**largest

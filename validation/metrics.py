@@ -27,6 +27,13 @@ IGNORED_LABEL = 255
 """The label value that marks a pixel without a class in every dataset's index maps."""
 
 
+EQUAL = -150
+"""The exponent at which a histogram counts errors of zero: below that of float32's smallest number."""
+
+_LARGEST = 129
+"""Above the exponent of float32's largest number."""
+
+
 @dataclass(frozen=True)
 class LogitErrors:
     """Differences of value. Each figure is `NotRun` where it is not defined."""
@@ -39,6 +46,9 @@ class LogitErrors:
     """``10 log10(sum reference^2 / sum (reference - artifact)^2)`` in dB; infinite where the two are equal."""
     cosine: float | NotRun
     """Cosine of the angle between all reference values and all artifact values, -1 to 1."""
+    histogram: tuple[tuple[int, int], ...] = ()
+    """Exponent e, and how many values have ``2^(e-1) <= |reference - artifact| < 2^e``; those that are equal, at
+    `EQUAL`."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,7 @@ class LogitErrorSums:
     def __init__(self) -> None:
         self._count = self._not_finite = 0
         self._max = self._absolute = self._noise = self._reference = self._artifact = self._product = 0.0
+        self._histogram = np.zeros(_LARGEST - EQUAL + 1, np.int64)
 
     def add(self, reference: NDArray[np.float32], artifact: NDArray[np.float32]) -> None:
         ref, art = reference.astype(np.float64).ravel(), artifact.astype(np.float64).ravel()
@@ -111,6 +122,8 @@ class LogitErrorSums:
         self._reference += float(ref @ ref)
         self._artifact += float(art @ art)
         self._product += float(ref @ art)
+        exponents = np.where(difference > 0, np.frexp(difference)[1], EQUAL).clip(EQUAL, _LARGEST)
+        self._histogram += np.bincount(exponents - EQUAL, minlength=self._histogram.size)
 
     def merge(self, later: LogitErrorSums) -> None:
         """Add what was accumulated over later arrays."""
@@ -122,6 +135,7 @@ class LogitErrorSums:
         self._reference += later._reference
         self._artifact += later._artifact
         self._product += later._product
+        self._histogram += later._histogram
 
     def result(self) -> LogitErrors:
         if self._not_finite:
@@ -132,6 +146,7 @@ class LogitErrorSums:
             self._absolute / self._count if self._count else NotRun("no values"),
             self._sqnr(),
             self._cosine(),
+            tuple((int(i) + EQUAL, int(self._histogram[i])) for i in np.flatnonzero(self._histogram)),
         )
 
     def _sqnr(self) -> float | NotRun:

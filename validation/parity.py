@@ -116,15 +116,32 @@ class Tally:
         )
 
 
-def tally_of(
+@dataclass(frozen=True)
+class Compared:
+    """One picture, and what was found on it.
+
+    ``picture``: ``(H, W, 3) uint8`` RGB; ``label``: ``(h, w) uint8`` or None; ``reference``, ``artifact``:
+    ``(H', W') int64`` class maps.
+    """
+
+    number: int
+    picture: NDArray[np.uint8]
+    label: NDArray[np.uint8] | None
+    reference: NDArray[np.int64]
+    artifact: NDArray[np.int64]
+    tally: Tally
+
+
+def compared(
     reference: Reference,
     runner: Runner,
+    number: int,
     picture: NDArray[np.uint8],
     label: NDArray[np.uint8] | None,
     *,
     void: int | None = None,
     preprocessing: Preprocessing | None = None,
-) -> Tally:
+) -> Compared:
     """One picture, as `compare` takes it."""
     expected = _finite(reference(picture[None])[0])
     actual = runner.run(_runner_input(picture[None], runner, preprocessing))[0]
@@ -140,7 +157,7 @@ def tally_of(
     if label is not None:
         tally.labelled = True
         tally.scores.add(label, *_at_label_size(expected, actual, runner.head, (label.shape[0], label.shape[1])))
-    return tally
+    return Compared(number, picture, label, classes, actual_classes, tally)
 
 
 def compare(
@@ -151,23 +168,23 @@ def compare(
     *,
     void: int | None = None,
     preprocessing: Preprocessing | None = None,
-    seen: Callable[[int, Tally], None] = lambda number, tally: None,
+    seen: Callable[[Compared], None] = lambda found: None,
 ) -> ParityResult:
     """Compares picture by picture, holding one at a time.
 
     ``pictures``: ``(H, W, 3) uint8`` RGB of the file's input size. ``labels``: an ``(h, w) uint8`` class map for each,
     of any size. ``void``: the output that is no class. ``preprocessing``: what turns a picture into the network's
-    input, needed for a file of raw input. ``seen`` is told each picture's number, from 0, and its own tally. A file
-    that ends in a softmax is held against the softmax of the reference.
+    input, needed for a file of raw input. ``seen`` is told of each picture, in turn. A file that ends in a
+    softmax is held against the softmax of the reference.
     Raises `PictureError` for no pictures or unequal numbers of pictures and labels, `UsageError` for a file whose
     output is not the network's, `CheckpointError` for a reference that is not finite.
     """
     total: Tally | None = None
     for number, (picture, label) in enumerate(_in_pairs(pictures, labels)):
-        one = tally_of(reference, runner, picture, label, void=void, preprocessing=preprocessing)
-        seen(number, one)
-        total = total or Tally(one.num_classes, void)
-        total.merge(one)
+        one = compared(reference, runner, number, picture, label, void=void, preprocessing=preprocessing)
+        seen(one)
+        total = total or Tally(one.tally.num_classes, void)
+        total.merge(one.tally)
     if total is None:
         raise PictureError("No picture was given to compare the file and the checkpoint on; expected at least one.")
     return total.result(runner)

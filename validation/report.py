@@ -236,6 +236,7 @@ def _parity(result: ParityResult, gates: tuple[Gate, ...], names: Sequence[str])
         "sqnr_db": _number(errors.sqnr_db),
         "reference_sqnr_db": _number(result.reference_sqnr_db),
         "cosine": _number(errors.cosine),
+        "error_histogram": _histogram(values),
         "pixel_agreement": result.agreement.pixels,
         "boundary_agreement": _number(result.agreement.boundary),
         "confident_flips": result.agreement.confident_flips,
@@ -253,6 +254,14 @@ def _parity(result: ParityResult, gates: tuple[Gate, ...], names: Sequence[str])
         for gate in gates
     ]
     return fields | {"gates": measured, "passed": all_passed(gates)}
+
+
+def _histogram(errors: LogitErrors | NotRun) -> list[list[int]] | dict[str, str]:
+    if isinstance(errors, NotRun):
+        return _not_run(errors)
+    if isinstance(errors.max_abs_err, NotRun):
+        return _not_run(errors.max_abs_err)
+    return [list(pair) for pair in errors.histogram]
 
 
 def _label_scores(result: ParityResult, names: Sequence[str]) -> dict[str, Any]:

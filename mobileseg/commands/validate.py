@@ -25,6 +25,7 @@ def validate(
     report: options.ReportFile = None,
     junit: options.JUnitFile = None,
     markdown: options.MarkdownFile = None,
+    html: options.HtmlFile = None,
     input_layout: options.Layout = None,
     input_range: options.InputRange = None,
     output_layout: options.OutputLayout = None,
@@ -83,7 +84,7 @@ def validate(
             threads=threads or 1,
             progress=screen.predicting,
         )
-        proving.write_summaries(found, report=report, junit=junit, markdown=markdown)
+        proving.write_summaries(found, report=report, junit=junit, markdown=markdown, html=html)
         screen.validated(found)
     if json:
         as_json.emit(found.report)
