@@ -185,6 +185,11 @@ FileRawInput = Annotated[
 ]
 FilePrecision = Annotated[str | None, _option("--precision", metavar="P", help="Whose gates it is held to.")]
 
+Workers = Annotated[int | None, _option("--jobs", metavar="N", help="Processes that share the pictures, at most.")]
+Cluster = Annotated[
+    str | None, _option("--cluster", metavar="HOST:PORT", help="A Dask scheduler, whose workers share them.")
+]
+
 # Where findings go
 ReportFile = Annotated[Path | None, _option("--report", metavar="FILE.json", help="The report.")]
 JUnitFile = Annotated[Path | None, _option("--junit", metavar="FILE.xml", help="The gates as JUnit XML.")]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobileseg import outputs, registry, workers
+from mobileseg import making_apart, outputs, registry, workers
 from mobileseg.description import embedded_metadata
 from mobileseg.errors import CheckpointError, unknown_option
 from mobileseg.factories import blaming
@@ -235,7 +235,7 @@ def _made(job: Job, subject: _Subject, clock: Clock) -> ConvertResult:
     reference = reference_of(subject.network, job.output_size)
     with ExitStack() as partials:
         tasks = [_task(job, target, subject, partials) for target in job.targets]
-        count = min(job.workers or len(tasks), workers.how_many(len(tasks)))
+        count = min(job.workers or len(tasks), workers.how_many(len(tasks), making_apart.MEMORY))
         if len(job.targets) + len(job.missing) == 1:
             results: Sequence[Made | Failure] = [make(tasks[0], subject.program, reference, clock.progress)]
         elif count == 1:
@@ -259,9 +259,9 @@ def _in_processes(job: Job, tasks: Sequence[Task], subject: _Subject, count: int
 
     with _workplace(job.output) as folder:
         with clock.stage("Run the checkpoint"), outputs.explained(folder):
-            shared = workers.share(subject.program, folder)
+            shared = making_apart.share(subject.program, folder)
             record(reference_of(subject.network, job.output_size), subject.parity.pictures(), shared.reference)
-        return workers.run(tasks, shared, count, clock.progress)
+        return making_apart.make_all(tasks, shared, count, clock.progress)
 
 
 @contextmanager

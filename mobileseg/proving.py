@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mobileseg import registry
+from mobileseg import registry, workers
 from mobileseg.errors import GateError, OptionError, SizeError, UnavailableError, UsageError, unknown_option
+from mobileseg.proof_orders import MEMORY, WORTH_A_WORKER, Sides, by_cluster, by_workers, found_on, orders_for
 from mobileseg.strips import Worst
 from mobileseg.texts import gate_text, parity_facts
 from mobileseg.types import OUTPUT_NAMES, Checkpoint, Classes, GateLimits, Head, NotRun, OutputSize, Preprocessing, Size
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mobileseg.mobile_assets.overlay import Palette
-    from mobileseg.validation.parity import Compared, ParityResult, Reference
+    from mobileseg.validation.parity import ParityResult, Reference
     from mobileseg.validation.runners import Runner
 
 DEMO = "demo"
@@ -26,6 +29,9 @@ DEMO = "demo"
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 """Names the file whose Markdown GitHub Actions shows on a run's page."""
+
+PICTURES_A_TASK = 32
+"""Of a cluster: few enough that a lost worker costs little, so many that opening both sides does not."""
 
 NOT_MADE_HERE = NotRun("validate reads a finished file, not how it was made")
 
@@ -72,6 +78,40 @@ class _Against:
     name: str
 
 
+@dataclass(frozen=True)
+class _Opening:
+    """``network``: options of `pipeline.open_network`."""
+
+    artifact: Path
+    description: FileDescription
+    threads: int
+    size: Size | None
+    against: str | Path | None
+    network: Mapping[str, Any]
+
+    def both(self) -> tuple[Runner, _Against]:
+        runner = _runner(self.artifact, self.description, self.threads)
+        return runner, _other_side(self.against, runner, _size(runner, self.size), self.network)
+
+    def open(self) -> Sides:
+        return _sides(*self.both())
+
+
+def _sides(runner: Runner, other: _Against) -> Sides:
+    return Sides(runner, other.reference, other.checkpoint.preprocessing if other.checkpoint else None)
+
+
+def _parts(jobs: int | None, pictures: int, opening: _Opening) -> int:
+    """Workers that are worth their start and have room. A network that was handed over as an object stays here."""
+    try:
+        pickle.dumps(opening)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return 1
+    if callable(opening.network["model"]):
+        return 1
+    return min(jobs, pictures) if jobs is not None else workers.how_many(pictures // WORTH_A_WORKER or 1, MEMORY)
+
+
 def validate(
     artifact: str | Path,
     *,
@@ -93,6 +133,8 @@ def validate(
     gates: GateLimits | None = None,
     baseline: str | Path | None = None,
     threads: int = 1,
+    jobs: int | None = None,
+    cluster: str | None = None,
     progress: Callable[[Path, int, int | None], None] = lambda path, done, total: None,
 ) -> Validation:
     """Run both sides on the same pictures, one at a time, and hold the gates.
@@ -101,21 +143,23 @@ def validate(
     another such file, or ``"demo"``; with a ``model`` it may be None. ``images``: a folder, all of whose pictures are
     taken unless ``image_count`` says fewer; ``random``: so many pictures of noise instead; without either demo scenes.
     ``size``: (H, W) pixels for a file that takes any. ``baseline``: a report; a figure that became worse than its
-    fails. ``progress`` is told the file, and how many pictures are done of how many.
+    fails. ``jobs``: processes that share the pictures, at most; None for as many as are worth it and have room.
+    ``cluster``: address of a Dask scheduler, whose workers share them instead, and find files and pictures under the
+    same paths; the result is the same to the last bit. ``progress`` is told the file, and how many pictures are done of
+    how many.
 
     Raises `UsageError` and its kinds for bad input, for a file of another network or size; `UnavailableError` for a
-    file that this machine cannot run.
+    file that this machine cannot run, or a cluster that is not there.
     """
     from mobileseg.sources import proof_pictures
     from mobileseg.validation.baseline import read_baseline, regressions
     from mobileseg.validation.gates import all_passed
-    from mobileseg.validation.parity import compare
 
     if against is None and model is None:
         raise UsageError("There is nothing to hold the file against. Name a checkpoint or a file: --against.")
+    if jobs is not None and jobs < 1:
+        raise OptionError(f"--jobs must be at least 1; got {jobs}.")
     before = None if baseline is None else read_baseline(Path(baseline))
-    runner = _runner(Path(artifact), description or FileDescription(), threads)
-    chosen = _size(runner, size)
     network = {
         "model": model,
         "architecture": architecture,
@@ -124,9 +168,10 @@ def validate(
         "preprocessing": preprocessing,
         "overrides": preprocessing_overrides,
     }
-    other = _other_side(against, runner, chosen, network)
+    opening = _Opening(Path(artifact), description or FileDescription(), threads, size, against, network)
+    runner, other = opening.both()
     source = proof_pictures(
-        chosen,
+        _size(runner, size),
         images=None if images is None else Path(images),
         labels=None if labels is None else Path(labels),
         count=image_count,
@@ -135,25 +180,24 @@ def validate(
         demo=against == DEMO,
     )
     named = _classes(classes, other, runner)
-    worst = Worst()
 
-    def seen(found: Compared) -> None:
-        worst.see(found)
-        progress(Path(artifact), found.number + 1, source.count)
+    def done(pictures: int) -> None:
+        progress(Path(artifact), pictures, source.count)
 
-    result = compare(
-        other.reference,
-        runner,
-        source.pictures(),
-        source.labels() if source.labels is not None else None,
-        void=named.void,
-        preprocessing=other.checkpoint.preprocessing if other.checkpoint else None,
-        seen=seen,
-    )
+    parts = _parts(jobs, source.count, opening)
+    if cluster is not None:
+        count = -(-source.count // PICTURES_A_TASK)
+        found = by_cluster(orders_for(opening, source, named.void, count), cluster, done)
+    elif parts > 1:
+        found = by_workers(orders_for(opening, source, named.void, parts), done)
+    else:
+        counted = itertools.count(1)
+        found = found_on(_sides(runner, other), source, range(source.count), named.void, lambda: done(next(counted)))
+    result = found.tally.result(runner)
     result = replace(result, notes=(*result.notes, f"compared on {source.name}", f"held against {other.name}"))
     report, held = _report(result, runner, other, named, gates or GateLimits(), source.pictures)
     if before is not None:
-        found = regressions(report, before)
+        compared = regressions(report, before)
         report["parity"]["gates"] += [
             {
                 "name": gate.name,
@@ -161,11 +205,11 @@ def validate(
                 "value": {"not_run": "it was not measured this time"} if gate.value is None else gate.value,
                 "passed": gate.passed,
             }
-            for gate in found
+            for gate in compared
         ]
-        held = held and all_passed(found)
+        held = held and all_passed(compared)
         report["parity"]["passed"] = held
-    return Validation(report, held, worst, named.palette)
+    return Validation(report, held, found.worst, named.palette)
 
 
 def write_summaries(

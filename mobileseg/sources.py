@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Pictures of one size, and their labels where there are any. ``name`` is what a report calls them.
+    """Pictures of one size, and their labels where there are any. ``name`` is what a report calls them. ``part`` gives
+    those of the numbers alone, None where there is no way to them but one after the other.
 
     Can be sent to another process.
     """
@@ -32,15 +33,22 @@ class PictureSource:
     count: int
     pictures: Callable[[], Iterator[NDArray[np.uint8]]]
     labels: Callable[[], Iterator[NDArray[np.uint8]]] | None = None
+    part: Callable[[range], PictureSource] | None = None
 
 
 def _demo_pictures(seeds: range, count: int, size: Size, *, labelled: bool) -> PictureSource:
-    chosen = list(seeds)[:count]
+    chosen = seeds[:count]
+    return _scenes(f"demo scenes {chosen[0]} to {chosen[-1]}", size, labelled, chosen, range(len(chosen)))
+
+
+def _scenes(name: str, size: Size, labelled: bool, seeds: range, numbers: range) -> PictureSource:
+    chosen = [seeds[number] for number in numbers]
     return PictureSource(
-        f"demo scenes {chosen[0]} to {chosen[-1]}",
+        name,
         len(chosen),
         partial(_scene_pictures, chosen, size),
         partial(_scene_labels, chosen, size) if labelled else None,
+        partial(_scenes, name, size, labelled, seeds),
     )
 
 
@@ -62,8 +70,20 @@ def _folder(name: str, paths: Sequence[Path], size: Size, labels: Sequence[Path]
 
 
 def _source(name: str, paths: Sequence[Path], size: Size, labels: Sequence[Path] | None = None) -> PictureSource:
+    return _files(name, size, paths, labels, range(len(paths)))
+
+
+def _files(
+    name: str, size: Size, paths: Sequence[Path], labels: Sequence[Path] | None, numbers: range
+) -> PictureSource:
+    chosen = [paths[number] for number in numbers]
+    maps = None if labels is None else [labels[number] for number in numbers]
     return PictureSource(
-        name, len(paths), partial(iter_pictures, paths, size), partial(iter_labels, labels) if labels else None
+        name,
+        len(chosen),
+        partial(iter_pictures, chosen, size),
+        None if maps is None else partial(iter_labels, maps),
+        partial(_files, name, size, paths, labels),
     )
 
 
@@ -120,7 +140,7 @@ def proof_pictures(
     if labels is not None and images is None:
         raise OptionError("--labels needs --images: the folder of the pictures that the label maps belong to.")
     if noise is not None:
-        return PictureSource(f"{noise} random pictures, seed {seed}", noise, partial(_noise, noise, size, seed))
+        return _noisy(f"{noise} random pictures, seed {seed}", size, seed, range(noise))
     if images is None:
         return _demo_pictures(EVALUATION_SEEDS, count or DEFAULT_PICTURES, size, labelled=demo)
     found = find_pictures(images)
@@ -129,6 +149,11 @@ def proof_pictures(
     return _source(f"{len(chosen)} pictures of {images}", chosen, size, paired)
 
 
-def _noise(count: int, size: Size, seed: int) -> Iterator[NDArray[np.uint8]]:
-    generator = np.random.default_rng(seed)
-    return (generator.integers(0, 256, (*size, 3), np.uint8) for _ in range(count))
+def _noisy(name: str, size: Size, seed: int, numbers: range) -> PictureSource:
+    return PictureSource(
+        name, len(numbers), partial(_noise, numbers, size, seed), None, partial(_noisy, name, size, seed)
+    )
+
+
+def _noise(numbers: range, size: Size, seed: int) -> Iterator[NDArray[np.uint8]]:
+    return (np.random.default_rng((seed, n)).integers(0, 256, (*size, 3), np.uint8) for n in numbers)

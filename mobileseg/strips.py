@@ -35,7 +35,14 @@ class Worst:
 
     def see(self, found: Compared) -> None:
         share = found.tally.agreement.result().pixels
-        self.kept = sorted([*self.kept, (share, found.number, found)], key=lambda item: item[:2])[:MOST]
+        self._keep([*self.kept, (share, found.number, found)])
+
+    def merge(self, other: Worst) -> None:
+        """Take in those of other pictures."""
+        self._keep([*self.kept, *other.kept])
+
+    def _keep(self, candidates: list[tuple[float, int, Compared]]) -> None:
+        self.kept = sorted(candidates, key=lambda item: item[:2])[:MOST]
 
     def strips(self, palette: Palette) -> list[Strip]:
         """Input, label where there is one, reference, artifact, and where those two differ."""

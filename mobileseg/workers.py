@@ -1,9 +1,9 @@
-"""Several tasks at once, each in a process of its own, so that one that fails, or takes its process down, loses
+"""Several orders at once, each in a process of its own, so that one that fails, or takes its process down, loses
 nothing of the others.
 
 A worker is ``python -m mobileseg.workers``: not a fork (torch's and the converters' threads do not survive one) and not
-multiprocessing's spawn (which would run the caller's script again). It gets its order pickled on stdin and tells its
-stages and its result, pickled, on stdout; what libraries print goes to stderr.
+multiprocessing's spawn (which would run the caller's script again). It gets its order pickled on stdin and tells what
+happens and its result, pickled, on stdout; what libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -13,55 +13,48 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mobileseg import resources
-from mobileseg.making import Failure, Made, Progress, Task, attempt
 
-if TYPE_CHECKING:
-    from mobileseg.converters.export import Exported
-    from mobileseg.types import Rewrite
+Tell = Callable[[str, Any], None]
+"""Called with a word and a value that can be pickled."""
 
-MEMORY = 3 * resources.GIB
-"""What one worker may take: the largest seen was 2.2 GiB (EdgeNets ESPNetV2 s=2.0 at 512x1024, TFLite)."""
+_RESULT = "result"
+
+
+class Order(Protocol):
+    """What a worker does. Can be pickled."""
+
+    def work(self, tell: Tell) -> Any:
+        """The result, which can be pickled; ``tell`` reaches the caller of `run` at once."""
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What all workers read: the exported program's file, what tracing resolved, the folder of recorded logits."""
+class Death:
+    """A worker that ended without a result. ``how``: "was ended by SIGKILL"; ``killed``: by the system, for want of
+    memory most likely."""
 
-    program: Path
-    rewrites: tuple[Rewrite, ...]
-    reference: Path
+    how: str
+    killed: bool
 
 
-def how_many(tasks: int) -> int:
-    """Workers for so many tasks within the cores and the memory that are free."""
-    memory = resources.available_memory()
-    fitting = tasks if memory is None else memory // MEMORY
+def how_many(tasks: int, memory: int) -> int:
+    """Workers for so many tasks, of so many bytes each, within the cores and the memory that are free."""
+    available = resources.available_memory()
+    fitting = tasks if available is None else available // memory
     return max(1, min(tasks, resources.cores(), fitting))
 
 
-def share(exported: Exported, folder: Path) -> Shared:
-    """Write the program into ``folder``, where the reference's logits are to be recorded, too."""
-    import torch
-
-    path, reference = folder / "program.pt2", folder / "reference"
-    reference.mkdir()
-    torch.export.save(exported.program, path)
-    return Shared(path, exported.rewrites, reference)
-
-
-def run(tasks: Sequence[Task], shared: Shared, workers: int, progress: Progress) -> list[Made | Failure]:
-    """The result of each task, in their order. An exception here (Ctrl-C) ends the workers."""
+def run(orders: Sequence[Order], workers: int, heard: Callable[[int, str, Any], None]) -> list[Any]:
+    """The result of each order or its `Death`, in their order. ``heard``: what order number so many tells, from threads
+    of its own. An exception here (Ctrl-C) ends the workers."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def work(task: Task) -> Made | Failure:
+    def work(number: int) -> Any:
         process = subprocess.Popen(
             # -P: the current folder is no place to import from, a user's onnx.py would be found there.
             [sys.executable, "-P", "-m", "mobileseg.workers"],
@@ -72,11 +65,11 @@ def run(tasks: Sequence[Task], shared: Shared, workers: int, progress: Progress)
             start_new_session=True,
         )
         processes.append(process)
-        return _told(process, task, shared, progress)
+        return _told(process, orders[number], lambda word, value: heard(number, word, value))
 
     pool = ThreadPoolExecutor(workers)
     try:
-        return list(pool.map(work, tasks))
+        return list(pool.map(work, range(len(orders))))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
@@ -92,62 +85,39 @@ def _environment(workers: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def _told(process: subprocess.Popen[bytes], task: Task, shared: Shared, progress: Progress) -> Made | Failure:
-    """Send the order, show the stages, return the result."""
+def _told(process: subprocess.Popen[bytes], order: Order, heard: Tell) -> Any:
+    """Send the order, pass on what is told, return the result."""
     stdin, stdout = process.stdin, process.stdout
     if stdin is None or stdout is None:  # both are pipes, see `run`
         raise TypeError("the worker has no pipes")
-    with ExitStack() as stage, process:
+    with process:
         try:
-            pickle.dump((task, shared), stdin)
+            pickle.dump(order, stdin)
             stdin.close()
             while True:
                 word, value = pickle.load(stdout)
-                stage.close()
-                if word == "result":
-                    result: Made | Failure = value
-                    return result
-                if word == "begin":
-                    stage.enter_context(progress(value))
+                if word == _RESULT:
+                    return value
+                heard(word, value)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            return _death(task, process.wait())
+            return _death(process.wait())
 
 
-def _death(task: Task, status: int) -> Failure:
-    """A worker that ended without a word."""
+def _death(status: int) -> Death:
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    hint = (
-        " Likely there was too little memory: try --jobs 1, or a smaller --size." if status == -signal.SIGKILL else ""
-    )
-    return Failure("WorkerError", f"The process that made {task.final.name} {how}.{hint}", 1, "")
+    return Death(how, status == -signal.SIGKILL)
 
 
 def _main() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    task, shared = pickle.load(sys.stdin.buffer)
-    _send(answer, "result", _work(task, shared, answer))
 
+    def tell(word: str, value: Any) -> None:
+        pickle.dump((word, value), answer)
+        answer.flush()
 
-def _work(task: Task, shared: Shared, answer: IO[bytes]) -> Made | Failure:
-    import torch
-
-    from mobileseg.converters.export import Exported
-    from mobileseg.validation.parity import recorded
-
-    @contextmanager
-    def stage(name: str) -> Iterator[None]:
-        _send(answer, "begin", name)
-        yield
-        _send(answer, "end", name)
-
-    exported = Exported(torch.export.load(shared.program), shared.rewrites)
-    return attempt(task, exported, recorded(shared.reference), stage)
-
-
-def _send(answer: IO[bytes], word: str, value: Any) -> None:
-    pickle.dump((word, value), answer)
-    answer.flush()
+    order: Order = pickle.load(sys.stdin.buffer)
+    tell(_RESULT, order.work(tell))
 
 
 if __name__ == "__main__":

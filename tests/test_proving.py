@@ -20,7 +20,7 @@ from mobileseg.mobile_assets.demo import scene
 from mobileseg.proving import SUMMARY_VARIABLE, FileDescription, Validation, write_summaries
 from mobileseg.testing import assert_parity
 from mobileseg.types import GateLimits
-from mobileseg.validation.parity import compare, reference_of_file
+from mobileseg.validation.parity import Tally, reference_of_file, tallied
 from mobileseg.validation.report import schema_faults
 from mobileseg.validation.runners import open_artifact
 
@@ -139,21 +139,20 @@ def test_how_many_of_the_folder(files: dict[str, Path], folders: tuple[Path, Pat
     assert parity(found)["images"] == 4
 
 
-def test_tallies_of_parts_are_the_whole_s(files: dict[str, Path]) -> None:
-    """To the last bit: what lets the pictures be spread over processes."""
+def test_tallies_in_any_order_are_the_whole_s(files: dict[str, Path]) -> None:
+    """To the last bit: what lets the pictures be spread over processes and machines."""
     runner = open_artifact(files["logits"])
     reference = reference_of_file(open_artifact(files["softmax"]))
-    pictures = [scene(seed, SIZE).picture for seed in range(10_000, 10_005)]
-    tallies = []
-    whole = compare(reference, runner, pictures, seen=lambda found: tallies.append(found.tally))
-    first, second = tallies[0], tallies[3]
-    for later in tallies[1:3]:
-        first.merge(later)
-    second.merge(tallies[4])
-    first.merge(second)
-    assert first.images == 5
-    assert first.result(runner).agreement == whole.agreement
-    assert np.array_equal(first.result(runner).classes.confusion, whole.classes.confusion)
+    pictures = [scene(seed, SIZE).picture for seed in range(10_000, 10_007)]
+    parts: list[Tally] = []
+    whole = tallied(reference, runner, pictures, seen=lambda found: parts.append(found.tally)).result(runner)
+    for order in ((6, 0, 3, 1, 5, 2, 4), (1, 2, 6, 5, 4, 3, 0)):
+        total = Tally(CLASSES, None)
+        for number in order:
+            total.merge(parts[number])
+        result = total.result(runner)
+        assert (result.images, result.errors, result.agreement) == (7, whole.errors, whole.agreement)
+        assert np.array_equal(result.classes.confusion, whole.classes.confusion)
 
 
 # Files of others

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobileseg import convert, resources, workers
+from mobileseg import convert, making_apart, resources, workers
 from mobileseg.architectures.erfnet import ERFNet
 from mobileseg.converters import onnx
 from mobileseg.errors import MissingExtraError, UnavailableError
@@ -41,7 +41,7 @@ def together(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[C
     """Two targets, each in a process of its own."""
     folder = tmp_path_factory.mktemp("together")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "how_many", lambda tasks: tasks)
+        patch.setattr(workers, "how_many", lambda tasks, memory: tasks)
         return convert(weights, to="tflite,onnx", size=SIZE, image_count=2, output=folder), folder
 
 
@@ -128,7 +128,7 @@ def ended(
     ]
     place = folder / "shared"
     place.mkdir()
-    shared = workers.share(exported, place)
+    shared = making_apart.share(exported, place)
 
     def reference(pictures: Any) -> Any:
         with torch.no_grad():
@@ -141,7 +141,7 @@ def ended(
         stages.append(stage)
         return nullcontext()
 
-    return workers.run(tasks, shared, len(tasks), progress), stages
+    return making_apart.make_all(tasks, shared, len(tasks), progress), stages
 
 
 def test_a_process_that_dies_is_named_and_the_other_goes_on(tmp_path: Path) -> None:
@@ -172,11 +172,11 @@ def test_the_number_of_workers_keeps_to_cores_and_memory(monkeypatch: pytest.Mon
     def room(cores: int, memory: int | None) -> int:
         monkeypatch.setattr(resources, "cores", lambda: cores)
         monkeypatch.setattr(resources, "available_memory", lambda: memory)
-        return workers.how_many(4)
+        return workers.how_many(4, 3 * resources.GIB)
 
     assert room(2, 100 * resources.GIB) == 2
     assert room(8, 100 * resources.GIB) == 4
-    assert room(8, 2 * workers.MEMORY) == 2
+    assert room(8, 6 * resources.GIB) == 2
     assert room(8, resources.GIB) == 1
     assert room(8, None) == 4
 

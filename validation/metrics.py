@@ -100,12 +100,42 @@ class LabelScores:
     """The same of the artifact."""
 
 
+class ExactSum:
+    """A sum of float64 numbers that is rounded once, at the end, and so is the same in any order (Shewchuk 1997,
+    "Adaptive precision floating-point arithmetic")."""
+
+    def __init__(self) -> None:
+        self._parts: list[float] = []
+
+    def add(self, number: float) -> None:
+        """``number``: finite."""
+        parts = []
+        for part in self._parts:
+            larger, smaller = (number, part) if abs(number) >= abs(part) else (part, number)
+            number = larger + smaller
+            lost = smaller - (number - larger)
+            if lost:
+                parts.append(lost)
+        self._parts = [*parts, number]
+
+    def merge(self, other: ExactSum) -> None:
+        """Add another sum, with nothing lost."""
+        for part in other._parts:
+            self.add(part)
+
+    @property
+    def value(self) -> float:
+        return math.fsum(self._parts)
+
+
 class LogitErrorSums:
     """Accumulates `LogitErrors` over arrays of equal shape and any layout."""
 
     def __init__(self) -> None:
         self._count = self._not_finite = 0
-        self._max = self._absolute = self._noise = self._reference = self._artifact = self._product = 0.0
+        self._max = 0.0
+        self._absolute, self._noise, self._product = ExactSum(), ExactSum(), ExactSum()
+        self._reference, self._artifact = ExactSum(), ExactSum()
         self._histogram = np.zeros(_LARGEST - EQUAL + 1, np.int64)
 
     def add(self, reference: NDArray[np.float32], artifact: NDArray[np.float32]) -> None:
@@ -117,25 +147,25 @@ class LogitErrorSums:
             return
         difference = np.abs(ref - art)
         self._max = max(self._max, float(difference.max(initial=0.0)))
-        self._absolute += float(difference.sum())
-        self._noise += float(difference @ difference)
-        self._reference += float(ref @ ref)
-        self._artifact += float(art @ art)
-        self._product += float(ref @ art)
+        self._absolute.add(float(difference.sum()))
+        self._noise.add(float(difference @ difference))
+        self._reference.add(float(ref @ ref))
+        self._artifact.add(float(art @ art))
+        self._product.add(float(ref @ art))
         exponents = np.where(difference > 0, np.frexp(difference)[1], EQUAL).clip(EQUAL, _LARGEST)
         self._histogram += np.bincount(exponents - EQUAL, minlength=self._histogram.size)
 
-    def merge(self, later: LogitErrorSums) -> None:
-        """Add what was accumulated over later arrays."""
-        self._count += later._count
-        self._not_finite += later._not_finite
-        self._max = max(self._max, later._max)
-        self._absolute += later._absolute
-        self._noise += later._noise
-        self._reference += later._reference
-        self._artifact += later._artifact
-        self._product += later._product
-        self._histogram += later._histogram
+    def merge(self, other: LogitErrorSums) -> None:
+        """Add what was accumulated over other arrays."""
+        self._count += other._count
+        self._not_finite += other._not_finite
+        self._max = max(self._max, other._max)
+        self._absolute.merge(other._absolute)
+        self._noise.merge(other._noise)
+        self._reference.merge(other._reference)
+        self._artifact.merge(other._artifact)
+        self._product.merge(other._product)
+        self._histogram += other._histogram
 
     def result(self) -> LogitErrors:
         if self._not_finite:
@@ -143,23 +173,24 @@ class LogitErrorSums:
             return LogitErrors(broken, broken, broken, broken)
         return LogitErrors(
             self._max,
-            self._absolute / self._count if self._count else NotRun("no values"),
+            self._absolute.value / self._count if self._count else NotRun("no values"),
             self._sqnr(),
             self._cosine(),
             tuple((int(i) + EQUAL, int(self._histogram[i])) for i in np.flatnonzero(self._histogram)),
         )
 
     def _sqnr(self) -> float | NotRun:
-        if self._noise == 0.0:
+        if self._noise.value == 0.0:
             return math.inf
-        if self._reference == 0.0:
+        if self._reference.value == 0.0:
             return NotRun("all of the reference's values are zero: there is no signal")
-        return 10.0 * math.log10(self._reference / self._noise)
+        return 10.0 * math.log10(self._reference.value / self._noise.value)
 
     def _cosine(self) -> float | NotRun:
-        if self._reference == 0.0 or self._artifact == 0.0:
+        reference, artifact = self._reference.value, self._artifact.value
+        if reference == 0.0 or artifact == 0.0:
             return NotRun("all values of one side are zero: the angle is not defined")
-        cosine = self._product / math.sqrt(self._reference) / math.sqrt(self._artifact)
+        cosine = self._product.value / math.sqrt(reference) / math.sqrt(artifact)
         return max(-1.0, min(1.0, cosine))
 
 

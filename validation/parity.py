@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,8 @@ class ParityResult:
 
 
 class Tally:
-    """What `compare` accumulates. Tallies of parts of the pictures, merged in the pictures' order, give to the last bit
-    what one over all of them gives."""
+    """What `compare` accumulates. Tallies of parts of the pictures, merged in any order, give to the last bit what one
+    over all of them gives."""
 
     def __init__(self, num_classes: int, void: int | None) -> None:
         self.num_classes = num_classes
@@ -90,14 +91,14 @@ class Tally:
         self.scores = LabelCounts(num_classes, void)
         self.labelled = False
 
-    def merge(self, later: Tally) -> None:
-        """Add what was found on later pictures."""
-        self.images += later.images
-        self.errors.merge(later.errors)
-        self.agreement.merge(later.agreement)
-        self.classes.merge(later.classes)
-        self.scores.merge(later.scores)
-        self.labelled |= later.labelled
+    def merge(self, other: Tally) -> None:
+        """Add what was found on other pictures."""
+        self.images += other.images
+        self.errors.merge(other.errors)
+        self.agreement.merge(other.agreement)
+        self.classes.merge(other.classes)
+        self.scores.merge(other.scores)
+        self.labelled |= other.labelled
 
     def result(self, runner: Runner) -> ParityResult:
         """Raises `PictureError` for labels that are void throughout."""
@@ -142,7 +143,7 @@ def compared(
     void: int | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Compared:
-    """One picture, as `compare` takes it."""
+    """One picture, as `tallied` takes it."""
     expected = _finite(reference(picture[None])[0])
     actual = runner.run(_runner_input(picture[None], runner, preprocessing))[0]
     _check_shape(expected, actual, runner)
@@ -168,26 +169,40 @@ def compare(
     *,
     void: int | None = None,
     preprocessing: Preprocessing | None = None,
-    seen: Callable[[Compared], None] = lambda found: None,
 ) -> ParityResult:
+    """`tallied`, summed up."""
+    return tallied(reference, runner, pictures, labels, void=void, preprocessing=preprocessing).result(runner)
+
+
+def tallied(
+    reference: Reference,
+    runner: Runner,
+    pictures: Iterable[NDArray[np.uint8]],
+    labels: Iterable[NDArray[np.uint8]] | None = None,
+    *,
+    void: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    numbers: Iterable[int] | None = None,
+    seen: Callable[[Compared], None] = lambda found: None,
+) -> Tally:
     """Compares picture by picture, holding one at a time.
 
     ``pictures``: ``(H, W, 3) uint8`` RGB of the file's input size. ``labels``: an ``(h, w) uint8`` class map for each,
     of any size. ``void``: the output that is no class. ``preprocessing``: what turns a picture into the network's
-    input, needed for a file of raw input. ``seen`` is told of each picture, in turn. A file that ends in a
-    softmax is held against the softmax of the reference.
+    input, needed for a file of raw input. ``numbers``: what the pictures are called, from 0 on where None. ``seen`` is
+    told of each in turn. A file that ends in a softmax is held against the softmax of the reference.
     Raises `PictureError` for no pictures or unequal numbers of pictures and labels, `UsageError` for a file whose
     output is not the network's, `CheckpointError` for a reference that is not finite.
     """
     total: Tally | None = None
-    for number, (picture, label) in enumerate(_in_pairs(pictures, labels)):
+    for number, (picture, label) in zip(numbers or itertools.count(), _in_pairs(pictures, labels), strict=False):
         one = compared(reference, runner, number, picture, label, void=void, preprocessing=preprocessing)
         seen(one)
         total = total or Tally(one.tally.num_classes, void)
         total.merge(one.tally)
     if total is None:
         raise PictureError("No picture was given to compare the file and the checkpoint on; expected at least one.")
-    return total.result(runner)
+    return total
 
 
 def network_input(pictures: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -44,6 +44,8 @@ def validate(
     channel_order: options.ChannelOrder = None,
     classes: options.ClassesName = None,
     threads: options.Threads = 1,
+    jobs: options.Workers = None,
+    cluster: options.Cluster = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -82,6 +84,8 @@ def validate(
             gates=GateLimits(min_agreement, min_sqnr, max_miou_drop),
             baseline=baseline,
             threads=threads or 1,
+            jobs=jobs,
+            cluster=cluster,
             progress=screen.predicting,
         )
         proving.write_summaries(found, report=report, junit=junit, markdown=markdown, html=html)
