@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,11 +30,13 @@ Done = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Sides:
-    """Both sides, opened. ``preprocessing``: of the checkpoint; None where the other side is a file."""
+    """Both sides, opened. ``preprocessing``: of the checkpoint; None where the other side is a file. ``threads``: of
+    both; with another number the last bits of their sums are others."""
 
     runner: Runner
     reference: Reference
     preprocessing: Preprocessing | None
+    threads: int
 
 
 class Opening(Protocol):
@@ -79,17 +82,31 @@ def found_on(
         one_done()
 
     labels = source.labels() if source.labels is not None else None
-    tally = tallied(
-        sides.reference,
-        sides.runner,
-        source.pictures(),
-        labels,
-        void=void,
-        preprocessing=sides.preprocessing,
-        numbers=numbers,
-        seen=seen,
-    )
+    with _threads(sides.threads):
+        tally = tallied(
+            sides.reference,
+            sides.runner,
+            source.pictures(),
+            labels,
+            void=void,
+            preprocessing=sides.preprocessing,
+            numbers=numbers,
+            seen=seen,
+        )
     return Found(tally, worst)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """PyTorch's, while the context lasts."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def orders_for(opening: Opening, source: PictureSource, void: int | None, parts: int) -> list[ProofOrder]:

@@ -94,11 +94,11 @@ class _Opening:
         return runner, _other_side(self.against, runner, _size(runner, self.size), self.network)
 
     def open(self) -> Sides:
-        return _sides(*self.both())
+        return self.sides(*self.both())
 
-
-def _sides(runner: Runner, other: _Against) -> Sides:
-    return Sides(runner, other.reference, other.checkpoint.preprocessing if other.checkpoint else None)
+    def sides(self, runner: Runner, other: _Against) -> Sides:
+        preprocessing = other.checkpoint.preprocessing if other.checkpoint else None
+        return Sides(runner, other.reference, preprocessing, self.threads)
 
 
 def _parts(jobs: int | None, pictures: int, opening: _Opening) -> int:
@@ -192,7 +192,9 @@ def validate(
         found = by_workers(orders_for(opening, source, named.void, parts), done)
     else:
         counted = itertools.count(1)
-        found = found_on(_sides(runner, other), source, range(source.count), named.void, lambda: done(next(counted)))
+        found = found_on(
+            opening.sides(runner, other), source, range(source.count), named.void, lambda: done(next(counted))
+        )
     result = found.tally.result(runner)
     result = replace(result, notes=(*result.notes, f"compared on {source.name}", f"held against {other.name}"))
     report, held = _report(result, runner, other, named, gates or GateLimits(), source.pictures)

@@ -173,7 +173,7 @@ class Unit(nn.Module):
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("foreign") / "theirs.onnx"
-    torch.onnx.export(Unit(), (torch.zeros(1, 3, *SIZE),), path, dynamo=True, external_data=False, verbose=False)
+    torch.onnx.export(Unit().eval(), (torch.zeros(1, 3, *SIZE),), path, dynamo=True, external_data=False, verbose=False)
     return path
 
 
