@@ -124,16 +124,7 @@ def read(path: Path) -> Package:
     Raises `UsageError` where it is not a package with a program, or is damaged; `MissingExtraError` without
     coremltools.
     """
-    coremltools = import_coremltools()
-    spec = _read_spec(coremltools, path)
-    kind = spec.WhichOneof("Type")
-    if kind != "mlProgram":
-        raise UsageError(
-            f"'{path}' holds a Core ML model of kind '{kind}'; expected an mlProgram. Make one with: "
-            "mobileseg convert CHECKPOINT --to coreml"
-        )
-    folder = path / _DATA / _WEIGHTS
-    _check_digest(spec, folder, path)
+    spec, folder = read_spec(path)
     from coremltools.converters.mil.frontend.milproto.load import load
 
     try:
@@ -145,6 +136,23 @@ def read(path: Path) -> Package:
     if list(program.functions) != ["main"]:
         raise UsageError(f"'{path}' holds the functions {', '.join(program.functions)}; expected one, 'main'.")
     return Package(path, spec, program)
+
+
+def read_spec(path: Path) -> tuple[Any, Path]:
+    """coremltools' ``Model`` message and the folder of its weights; no weight is read.
+
+    Raises as `read` does.
+    """
+    spec = _read_spec(import_coremltools(), path)
+    kind = spec.WhichOneof("Type")
+    if kind != "mlProgram":
+        raise UsageError(
+            f"'{path}' holds a Core ML model of kind '{kind}'; expected an mlProgram. Make one with: "
+            "mobileseg convert CHECKPOINT --to coreml"
+        )
+    folder = path / _DATA / _WEIGHTS
+    _check_digest(spec, folder, path)
+    return spec, folder
 
 
 def _read_spec(coremltools: Any, path: Path) -> Any:

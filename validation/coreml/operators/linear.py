@@ -1,0 +1,43 @@
+"""Matrix products. Source: ``linear.py`` of coremltools' MIL and iOS 18's ``transformers.py``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mobileseg.validation.coreml.operators.base import operator
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``weight``: (outputs, inputs)."""
+    return functional.linear(x, weight, bias)
+
+
+def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+    """A vector is a row on the left and a column on the right, and is not transposed."""
+    left = x.transpose(-1, -2) if transpose_x and x.ndim > 1 else x
+    right = y.transpose(-1, -2) if transpose_y and y.ndim > 1 else y
+    return torch.matmul(left, right)
+
+
+def einsum(values: list[Tensor], equation: str) -> Tensor:
+    return torch.einsum(equation, *values)
+
+
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """``attn_mask``: true where a key takes part, or what is added to the scores."""
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1) @ value
+
+
+OPERATORS = {
+    "einsum": operator(einsum),
+    "linear": operator(linear),
+    "matmul": operator(matmul),
+    "scaled_dot_product_attention": operator(scaled_dot_product_attention),
+}
