@@ -15,7 +15,18 @@ from mobileseg.errors import GateError, OptionError, SizeError, UnavailableError
 from mobileseg.proof_orders import MEMORY, WORTH_A_WORKER, Sides, by_cluster, by_workers, found_on, orders_for
 from mobileseg.strips import Worst
 from mobileseg.texts import gate_text, parity_facts
-from mobileseg.types import OUTPUT_NAMES, Checkpoint, Classes, GateLimits, Head, NotRun, OutputSize, Preprocessing, Size
+from mobileseg.types import (
+    OUTPUT_NAMES,
+    Checkpoint,
+    Classes,
+    GateLimits,
+    Head,
+    NotRun,
+    OutputSize,
+    Placement,
+    Preprocessing,
+    Size,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,13 +95,13 @@ class _Opening:
 
     artifact: Path
     description: FileDescription
-    threads: int
+    placement: Placement
     size: Size | None
     against: str | Path | None
     network: Mapping[str, Any]
 
     def both(self) -> tuple[Runner, _Against]:
-        runner = _runner(self.artifact, self.description, self.threads)
+        runner = _runner(self.artifact, self.description, self.placement)
         return runner, _other_side(self.against, runner, _size(runner, self.size), self.network)
 
     def open(self) -> Sides:
@@ -98,7 +109,7 @@ class _Opening:
 
     def sides(self, runner: Runner, other: _Against) -> Sides:
         preprocessing = other.checkpoint.preprocessing if other.checkpoint else None
-        return Sides(runner, other.reference, preprocessing, self.threads)
+        return Sides(runner, other.reference, preprocessing, self.placement.threads)
 
 
 def _parts(jobs: int | None, pictures: int, opening: _Opening) -> int:
@@ -168,7 +179,8 @@ def validate(
         "preprocessing": preprocessing,
         "overrides": preprocessing_overrides,
     }
-    opening = _Opening(Path(artifact), description or FileDescription(), threads, size, against, network)
+    placement = Placement(threads=threads)
+    opening = _Opening(Path(artifact), description or FileDescription(), placement, size, against, network)
     runner, other = opening.both()
     source = proof_pictures(
         _size(runner, size),
@@ -248,13 +260,13 @@ def write_summaries(
             file.write(as_markdown(found, gate_text))
 
 
-def _runner(path: Path, told: FileDescription, threads: int) -> Runner:
+def _runner(path: Path, told: FileDescription, placement: Placement) -> Runner:
     from mobileseg.validation.gates import DEFAULTS
     from mobileseg.validation.runners import open_artifact
     from mobileseg.validation.runners.base import described
 
     _check(told)
-    runner = open_artifact(path, threads)
+    runner = open_artifact(path, placement)
     if runner.cannot_run:
         raise UnavailableError(f"'{path}' cannot be run here: {runner.cannot_run}")
     precision = told.precision

@@ -151,6 +151,17 @@ class Quantized:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where a file is run, and how. ``device``: ``"host"``, or a name of `mobileseg.registry.DEVICES`.
+    ``compute_units``: of Core ML where that exists, in coremltools' words (``"all"``, ``"cpu_only"``,
+    ``"cpu_and_gpu"``, ``"cpu_and_ne"``)."""
+
+    device: str = "host"
+    threads: int = 1
+    compute_units: str = "all"
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """One input or output of an artifact. ``layout``: ``"NCHW"``, ``"NHWC"``, ``"NHW"``; ``range``: of an input's
     values."""

@@ -14,7 +14,7 @@ import numpy as np
 from mobileseg.errors import OptionError, UnavailableError, UsageError
 from mobileseg.jobs import check_size
 from mobileseg.settings import resolve_preprocessing
-from mobileseg.types import Checkpoint, Classes, Head, Preprocessing, Size
+from mobileseg.types import Checkpoint, Classes, Head, Placement, Preprocessing, Size
 from mobileseg.validation.metrics import resize_bilinear, resize_nearest
 from mobileseg.validation.parity import network_input, reference_of
 from mobileseg.validation.runners import RUNNERS, Runner, open_artifact
@@ -82,7 +82,7 @@ def open_segmenter(
     `SizeError` or `OptionError` for options that do not fit it.
     """
     if isinstance(model, (str, Path)) and Path(model).suffix in RUNNERS:
-        runner = open_artifact(Path(model), threads or os.cpu_count() or 1)
+        runner = open_artifact(Path(model), Placement(threads=threads or os.cpu_count() or 1))
         return _of_artifact(runner, size, num_classes, classes, preprocessing)
     from mobileseg import pipeline
 

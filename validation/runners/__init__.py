@@ -6,11 +6,12 @@ import importlib
 from pathlib import Path
 
 from mobileseg.errors import UsageError
+from mobileseg.types import Placement
 from mobileseg.validation.runners.base import Runner
 
 __all__ = ["RUNNERS", "Runner", "open_artifact"]
 
-# Suffix of an artifact -> module with `open_runner(path: Path, threads: int) -> Runner`.
+# Suffix of an artifact -> module with `open_runner(path: Path, placement: Placement) -> Runner`.
 RUNNERS = {
     ".mlpackage": "mobileseg.validation.runners.coreml",
     ".onnx": "mobileseg.validation.runners.onnx",
@@ -19,8 +20,9 @@ RUNNERS = {
 }
 
 
-def open_artifact(path: Path, threads: int = 1) -> Runner:
-    """Loads an artifact in the runtime that its suffix names, on the CPU with ``threads`` threads.
+def open_artifact(path: Path, placement: Placement | None = None) -> Runner:
+    """Loads an artifact in the runtime that its suffix names; on this machine's CPU with one thread where no
+    ``placement`` says otherwise.
 
     Raises `UsageError` for a file that is missing, of no known suffix, or does not load; `MissingExtraError` where the
     runtime is not installed.
@@ -29,5 +31,5 @@ def open_artifact(path: Path, threads: int = 1) -> Runner:
         raise UsageError(f"No runtime is known for '{path}'; expected a file ending in {', '.join(sorted(RUNNERS))}.")
     if not path.exists():
         raise UsageError(f"There is no artifact '{path}'. Make one with: mobileseg convert CHECKPOINT")
-    runner: Runner = importlib.import_module(RUNNERS[path.suffix]).open_runner(path, threads)
+    runner: Runner = importlib.import_module(RUNNERS[path.suffix]).open_runner(path, placement or Placement())
     return runner

@@ -81,17 +81,20 @@ class Runner:
         """
         if self.cannot_run:
             raise UnavailableError(f"'{self.artifact.path}' cannot be run here: {self.cannot_run}")
-        spec = self.inputs[0]
-        nchw = self._as_nchw(pictures)
-        if not self.raw_input and spec.range not in (None, PIXEL_RANGE):
-            low, high = spec.range
-            nchw = nchw * ((high - low) / PIXEL_RANGE[1]) + low
-        tensor = encode(np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)) if spec.layout == "NHWC" else nchw, spec)
+        spec, tensor = self.inputs[0], self.encoded(pictures)
         step = tensor.shape[0] if spec.shape[0] == DYNAMIC else spec.shape[0]
         if tensor.shape[0] % step:
             raise SizeError(f"'{self.artifact.path}' takes {step} pictures at a time; got {tensor.shape[0]}.")
         parts = [self.invoke(tensor[i : i + step]) for i in range(0, tensor.shape[0], step)]
         return _decode_output(np.concatenate(parts), self.outputs[0], self.head)
+
+    def encoded(self, pictures: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[Any]:
+        """What `run` feeds the file: its input tensor, as the file declares it. Raises as `run` does."""
+        spec, nchw = self.inputs[0], self._as_nchw(pictures)
+        if not self.raw_input and spec.range not in (None, PIXEL_RANGE):
+            low, high = spec.range
+            nchw = nchw * ((high - low) / PIXEL_RANGE[1]) + low
+        return encode(np.ascontiguousarray(nchw.transpose(0, 2, 3, 1)) if spec.layout == "NHWC" else nchw, spec)
 
     def _as_nchw(self, pictures: NDArray[Any]) -> NDArray[Any]:
         expected, layout = (np.float32, "(N, 3, H, W)") if self.raw_input else (np.uint8, "(N, H, W, 3)")

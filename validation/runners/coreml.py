@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg import mlpackage
 from mobileseg.errors import UnavailableError, UsageError
-from mobileseg.types import TensorSpec
+from mobileseg.types import Placement, TensorSpec
 from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Runner, make_runner
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _IMAGE = "uint8"
 _DTYPES = {"fp32": "float32", "fp16": "float16", "fp64": "float64"}
 
 
-def open_runner(path: Path, threads: int = 1) -> Runner:
+def open_runner(path: Path, placement: Placement) -> Runner:
     """Loads an ``.mlpackage`` folder; `Runner.run` raises `UnavailableError`. An image input is uint8, NCHW.
 
     Raises `UsageError` where it is damaged, holds no MIL program, or is not what its description and metadata say;

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobileseg.errors import MissingExtraError, UnavailableError, UsageError
-from mobileseg.types import TensorSpec
+from mobileseg.types import Placement, TensorSpec
 from mobileseg.validation.runners.base import METADATA_KEY, Runner, make_runner
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ BACKENDS = {
 _DTYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64"}
 
 
-def open_runner(path: Path, threads: int = 1) -> Runner:
-    """Loads a ``.pte`` file. ``threads``: of the runtime's one pool, which all files of this process share.
+def open_runner(path: Path, placement: Placement) -> Runner:
+    """Loads a ``.pte`` file. The threads are those of the runtime's one pool, which all files of this process share.
 
     Raises `UsageError` where it does not load, `MissingExtraError` without ExecuTorch.
     """
@@ -51,7 +51,7 @@ def open_runner(path: Path, threads: int = 1) -> Runner:
     if content[_IDENTIFIER] != _IDENTIFIED:
         raise _does_not_load(path, "it is not an ExecuTorch program")
     with _captured_stderr():
-        runtime = _runtime(threads)
+        runtime = _runtime(placement.threads)
     with _captured_stderr() as said:
         try:
             program = runtime.load_program(content)

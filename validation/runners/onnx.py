@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobileseg.errors import MissingExtraError, UsageError
-from mobileseg.types import TensorSpec
+from mobileseg.types import Placement, TensorSpec
 from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Runner, make_runner
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 
 
-def open_runner(path: Path, threads: int = 1) -> Runner:
+def open_runner(path: Path, placement: Placement) -> Runner:
     """Loads an ``.onnx`` file. Raises `UsageError` where it does not load, `MissingExtraError` without ONNX Runtime."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise MissingExtraError("onnx", "onnxruntime") from error
-    session = _open_session(onnxruntime, path, threads)
+    session = _open_session(onnxruntime, path, placement.threads)
     outputs = session.get_outputs()
     input_names = [node.name for node in session.get_inputs()]
 

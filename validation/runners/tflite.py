@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobileseg.errors import MissingExtraError, UsageError
-from mobileseg.types import TensorSpec
+from mobileseg.types import Placement, TensorSpec
 from mobileseg.validation.runners.base import METADATA_KEY, Runner, make_runner
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ INTERPRETERS = {
 }
 
 
-def open_runner(path: Path, threads: int = 1) -> Runner:
+def open_runner(path: Path, placement: Placement) -> Runner:
     """Loads a ``.tflite`` file. Raises `UsageError` where it does not load, `MissingExtraError` with no interpreter."""
     distribution, interpreter_class = _find_interpreter()
     content = path.read_bytes()
     try:
-        interpreter = interpreter_class(model_content=content, num_threads=threads)
+        interpreter = interpreter_class(model_content=content, num_threads=placement.threads)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"'{path}' does not load as a TFLite file: {error}. Convert it again.") from error

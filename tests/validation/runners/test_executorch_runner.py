@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mobileseg.errors import MissingExtraError, UnavailableError, UsageError
-from mobileseg.types import NotRun
+from mobileseg.types import NotRun, Placement
 from mobileseg.validation.graphs import read_graph
 from mobileseg.validation.runners import open_artifact
 
@@ -96,7 +96,7 @@ def test_runs_and_says_what_ran(make, pictures, expected, delegate, batch):
 
 
 def test_class_maps(make, pictures, expected):
-    runner = open_artifact(make(head="argmax"), threads=2)
+    runner = open_artifact(make(head="argmax"), Placement(threads=2))
     assert runner.outputs[0].dtype == "uint8"
     classes = runner.run(pictures)
     assert classes.dtype == np.int64

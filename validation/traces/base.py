@@ -1,0 +1,65 @@
+"""What a file computes inside: each operator's results on one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mobileseg.types import TensorSpec
+from mobileseg.validation.runners.base import decode
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of a file. ``index``: its position in the order of execution; ``operator``: in the file's own words
+    (``CONV_2D``, ``Conv``, ``conv``); ``name``: what a person finds it by in the file.
+
+    ``inputs``, ``outputs``: keys of the values that it reads, constants left out, and gives.
+    """
+
+    index: int
+    operator: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A run. ``runtime``: what ran it, and how it differs from what runs the file otherwise. ``inputs``, ``outputs``:
+    keys of the file's own. ``specs``: of each value, with its quantization; the layout is not known (``""``)."""
+
+    runtime: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    specs: Mapping[str, TensorSpec]
+    kept: Kept
+
+    def value(self, key: str) -> NDArray[np.float32]:
+        """What the value stands for (`decode`), in its own shape and layout."""
+        return decode(self.kept.read(key), self.specs[key])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Arrays on disk, by key: a network's activations at full size are gigabytes."""
+
+    folder: Path
+    _names: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def write(self, key: str, array: NDArray[Any]) -> None:
+        name = self._names.setdefault(key, f"{len(self._names)}.npy")
+        np.save(self.folder / name, array)
+
+    def read(self, key: str) -> NDArray[Any]:
+        """The array, read when it is looked at."""
+        array: NDArray[Any] = np.load(self.folder / self._names[key], mmap_mode="r")
+        return array
