@@ -130,18 +130,19 @@ class _State:
 
     def slight(self, near: Mapping[str, Match]) -> Iterator[Fault]:
         """Nodes whose counterpart lies outside its tolerance, though what is behind it agrees again."""
-        lost = set(self.lost())
+        lost, seen = set(self.lost()), set[str]()
         for node, match in near.items():
             key = match.candidate.key
             if node in lost or key in self._claimed or match.difference.sqnr_db < COUNTERPART_DB:
                 continue
-            if key in set(self.places_for(node)) and not self._is_passed_on(node, key):
+            if key not in seen and key in set(self.places_for(node)) and not self._is_passed_on(node, key):
+                seen.add(key)
                 yield self.fault(node, match, alone=True)
 
     def _is_passed_on(self, node: str, key: str) -> bool:
         """Whether the value is a step on the way to another node's: a part of what torch computes at once."""
         readers = [step for step in self._trace.steps if key in step.inputs]
-        following = {user.name for user in self.comparison.network.nodes[node].users}
+        following = set(self.comparison.network.next_after(node, self.matches))
         claimed = {name for step in readers for out in step.outputs for name in self._claimed.get(out, ())}
         return bool(claimed) and not claimed & following
 
