@@ -20,8 +20,8 @@ MOST_FAULTS = 3
 """Located in one file; with more, it is not the same network."""
 
 FIRST_NODES, NEAREST, EARLIEST = 8, 3, 2
-"""Suppositions that are tried: so many nodes from the first that differs on, each with so many values of the file: those
-nearest to what was expected, and those computed first."""
+"""Suppositions that are tried: so many nodes from the first that differs on, each with so many values of the file, the
+nearest to what was expected and the ones computed first."""
 
 COUNTERPART_DB = 6.0
 """From this SQNR on a value that lies outside its tolerance, with the right inputs, is taken for the node's own."""
