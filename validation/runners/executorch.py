@@ -50,9 +50,9 @@ def open_runner(path: Path, placement: Placement) -> Runner:
     # Of other bytes the runtime prints four characters, and does not survive those that are not text.
     if content[_IDENTIFIER] != _IDENTIFIED:
         raise _does_not_load(path, "it is not an ExecuTorch program")
-    with _captured_stderr():
+    with captured_stderr():
         runtime = _runtime(placement.threads)
-    with _captured_stderr() as said:
+    with captured_stderr() as said:
         try:
             program = runtime.load_program(content)
             constants = _constants(program)
@@ -72,7 +72,7 @@ def open_runner(path: Path, placement: Placement) -> Runner:
         if missing:
             raise UnavailableError(f"'{path}' cannot be run here: {cannot_run}")
         # Asked of the program each time: it owns the bytes, and a method alone does not keep them.
-        with _captured_stderr():
+        with captured_stderr():
             result, *_ = program.load_method(FORWARD).execute([torch.from_numpy(tensor)])
         return np.asarray(result.numpy())
 
@@ -166,7 +166,7 @@ def _tensor_specs(count: int, info: Callable[[int], Any], name: str) -> tuple[Te
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
+def captured_stderr() -> Iterator[Callable[[], str]]:
     """The runtime says on Python's stderr why it refuses a file, and how it reads the processor's description.
 
     Yields a function that returns the first refusal so far, without the place in the source that wrote it.
