@@ -68,7 +68,7 @@ def float32_constants(made: Made) -> int:
     return read_graph(made.artifact.path).quantization.get("float32", 0)
 
 
-@pytest.mark.parametrize("name", ["onnx", pytest.param("executorch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["onnx", "coreml", pytest.param("executorch", marks=pytest.mark.slow)])
 def test_as_few_layers_as_the_gates_need(make_file: Convert, name: str) -> None:
     pytest.importorskip(target(name).modules[0], reason=f"install the extra: pip install 'mobileseg[{name}]'")
     plain = make_file(name, "fp16", GateLimits(min_agreement=0.5))
