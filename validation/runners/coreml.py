@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mobileseg import mlpackage, resources
 from mobileseg.errors import UsageError, unknown_option
 from mobileseg.types import Placement, TensorSpec
-from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Runner, make_runner
-from mobileseg.validation.runners.coreml_native import COMPUTE_UNITS, Opened, is_here, open_natively
+from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Opened, Runner, make_runner
+from mobileseg.validation.runners.coreml_native import COMPUTE_UNITS, is_here, open_natively
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ def open_runner(path: Path, placement: Placement) -> Runner:
 
     executor = load(path)
     inputs, outputs = _checked(executor)
-    opened = (open_natively if is_here() else _by_reference)(executor, placement)
+    opened = (open_natively if is_here() else by_reference)(executor, placement)
     runner = make_runner(
         path=path,
         runtime=opened.runtime,
@@ -68,7 +68,8 @@ def as_the_program_has_it(source: Feature, tensor: NDArray[Any]) -> NDArray[Any]
     return tensor[:, ::-1] if source.picture is not None and source.picture.colours == "BGR" else tensor
 
 
-def _by_reference(executor: Executor, placement: Placement) -> Opened:
+def by_reference(executor: Executor, placement: Placement) -> Opened:
+    """A package that was read, run by the reference executor."""
     import torch
 
     def invoke(tensor: NDArray[Any]) -> NDArray[Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import platform
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy as np
 from mobileseg import mlpackage
 from mobileseg.errors import UnavailableError, UsageError
 from mobileseg.types import Placement
+from mobileseg.validation.runners.base import Opened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,16 +23,6 @@ COMPUTE_UNITS = ("all", "cpu_only", "cpu_and_gpu", "cpu_and_ne")
 """What Core ML may use, in coremltools' words; the first is the default."""
 
 _BINDING = "coremltools.libcoremlpython"
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What runs a package: the parts of a `Runner` of the same names."""
-
-    runtime: str
-    invoke: Callable[[NDArray[Any]], NDArray[Any]]
-    notes: tuple[str, ...] = ()
-    cannot_run: str = ""
 
 
 def is_here() -> bool:
