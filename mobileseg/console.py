@@ -18,6 +18,7 @@ from mobileseg.texts import (
     class_rows,
     converted_row,
     delegate_text,
+    fault_text,
     gate_text,
     layer_row,
     metadata_text,
@@ -149,6 +150,8 @@ class Screen:
         self.table(("Class", "IoU of file and reference", "Change of IoU"), class_rows(parity))
         for gate in parity["gates"]:
             self.console.print(f"{'met    ' if gate['passed'] else 'NOT MET'}  {gate_text(gate)}", soft_wrap=True)
+        for fault in found.report["operators"].get("faults", ()):
+            self.console.print(f"WRONG    {fault_text(fault)}", soft_wrap=True)
 
     def predicting(self, path: Path, done: int, total: int | None) -> None:
         """A line at the first and each tenth picture or frame."""

@@ -201,6 +201,9 @@ ReportFile = Annotated[Path | None, _option("--report", metavar="FILE.json", hel
 JUnitFile = Annotated[Path | None, _option("--junit", metavar="FILE.xml", help="The gates as JUnit XML.")]
 MarkdownFile = Annotated[Path | None, _option("--markdown", metavar="FILE.md", help="A summary in Markdown.")]
 HtmlFile = Annotated[Path | None, _option("--html", metavar="FILE.html", help="The report as one page.")]
+Bisect = Annotated[
+    bool, typer.Option("--bisect", help="On the worst picture, hold every operator against torch's; name a wrong one.")
+]
 Baseline = Annotated[
     Path | None, _option("--baseline", metavar="FILE.json", help="A report; what is worse than it fails.")
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,11 +13,11 @@ from mobileseg import registry, workers
 from mobileseg.errors import GateError, OptionError, SizeError, UnavailableError, UsageError, unknown_option
 from mobileseg.proof_orders import MEMORY, WORTH_A_WORKER, Sides, by_cluster, by_workers, found_on, orders_for
 from mobileseg.strips import Worst
-from mobileseg.texts import gate_text, parity_facts
 from mobileseg.types import (
     OUTPUT_NAMES,
     Checkpoint,
     Classes,
+    Gate,
     GateLimits,
     Head,
     NotRun,
@@ -38,13 +37,10 @@ if TYPE_CHECKING:
 DEMO = "demo"
 """What ``against`` names the embedded demo network by."""
 
-SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
-"""Names the file whose Markdown GitHub Actions shows on a run's page."""
-
 PICTURES_A_TASK = 32
 """Of a cluster: few enough that a lost worker costs little, so many that opening both sides does not."""
 
-NOT_MADE_HERE = NotRun("validate reads a finished file, not how it was made")
+NOT_MADE_HERE = NotRun("there is no report of its making beside the file")
 
 _LAYOUTS = ("NCHW", "NHWC", "NHW")
 
@@ -143,6 +139,7 @@ def validate(
     size: Size | None = None,
     gates: GateLimits | None = None,
     baseline: str | Path | None = None,
+    bisect: bool = False,
     threads: int = 1,
     compute_units: str = "all",
     jobs: int | None = None,
@@ -155,22 +152,26 @@ def validate(
     another such file, or ``"demo"``; with a ``model`` it may be None. ``images``: a folder, all of whose pictures are
     taken unless ``image_count`` says fewer; ``random``: so many pictures of noise instead; without either demo scenes.
     ``size``: (H, W) pixels for a file that takes any. ``baseline``: a report; a figure that became worse than its
-    fails. ``compute_units``: of Core ML on macOS. ``jobs``: processes that share the pictures, at most; None for as
-    many as are worth it and have room. ``cluster``: address of a Dask scheduler, whose workers share them instead, and
-    find files and pictures under the same paths; the result is the same to the last bit. ``progress`` is told the file,
-    and how many pictures are done of how many.
+    fails. ``bisect``: on the picture of least agreement, hold what each operator gives against torch's, too; one that
+    is wrong fails. ``compute_units``: of Core ML on macOS. ``jobs``: processes that share the pictures, at most; None
+    for as many as are worth it and have room. ``cluster``: address of a Dask scheduler, whose workers share them
+    instead, and find files and pictures under the same paths; the result is the same to the last bit. ``progress`` is
+    told the file, and how many pictures are done of how many.
 
     Raises `UsageError` and its kinds for bad input, for a file of another network or size; `UnavailableError` for a
     file that this machine cannot run, or a cluster that is not there.
     """
     from mobileseg.sources import proof_pictures
     from mobileseg.validation.baseline import read_baseline, regressions
-    from mobileseg.validation.gates import all_passed
 
     if against is None and model is None:
         raise UsageError("There is nothing to hold the file against. Name a checkpoint or a file: --against.")
     if jobs is not None and jobs < 1:
         raise OptionError(f"--jobs must be at least 1; got {jobs}.")
+    if bisect and against is not None and _is_file(against):
+        raise UsageError(
+            "--bisect compares with torch's graph, which a finished file has not: hold the file against the checkpoint."
+        )
     before = None if baseline is None else read_baseline(Path(baseline))
     network = {
         "model": model,
@@ -211,54 +212,13 @@ def validate(
     result = found.tally.result(runner)
     result = replace(result, notes=(*result.notes, f"compared on {source.name}", f"held against {other.name}"))
     report, held = _report(result, runner, other, named, gates or GateLimits(), source.pictures)
-    if before is not None:
-        compared = regressions(report, before)
-        report["parity"]["gates"] += [
-            {
-                "name": gate.name,
-                "limit": gate.limit,
-                "value": {"not_run": "it was not measured this time"} if gate.value is None else gate.value,
-                "passed": gate.passed,
-            }
-            for gate in compared
-        ]
-        held = held and all_passed(compared)
-        report["parity"]["passed"] = held
+    more: tuple[Gate, ...] = () if before is None else regressions(report, before)
+    if bisect:
+        more += (_looked_into(report, runner, other, found.worst, _size(runner, size)),)
+    held = held and all(gate.passed for gate in more)
+    report["parity"]["gates"] += [_as_json(gate) for gate in more]
+    report["parity"]["passed"] = held
     return Validation(report, held, found.worst, named.palette)
-
-
-def write_summaries(
-    validation: Validation,
-    *,
-    report: Path | None = None,
-    junit: Path | None = None,
-    markdown: Path | None = None,
-    html: Path | None = None,
-) -> None:
-    """Write the report as JSON, JUnit XML, Markdown and HTML where asked for, and Markdown to the summary of a GitHub
-    Actions run. Raises `OutputError` where a file cannot be written."""
-    from mobileseg.outputs import explained
-    from mobileseg.validation.junit import junit_xml
-    from mobileseg.validation.markdown import markdown as as_markdown
-    from mobileseg.validation.page import page
-    from mobileseg.validation.report import write_report
-
-    found = validation.report
-    if report is not None:
-        write_report(found, report)
-    texts = {
-        junit: lambda: junit_xml(found, gate_text),
-        markdown: lambda: as_markdown(found, gate_text),
-        html: lambda: page(found, validation.worst.strips(validation.palette), parity_facts(found), gate_text),
-    }
-    for path, text in texts.items():
-        if path is not None:
-            with explained(path):
-                path.write_text(text(), encoding="utf-8")
-    summary = os.environ.get(SUMMARY_VARIABLE)
-    if summary:
-        with explained(Path(summary)), Path(summary).open("a", encoding="utf-8") as file:
-            file.write(as_markdown(found, gate_text))
 
 
 def _runner(path: Path, told: FileDescription, placement: Placement) -> Runner:
@@ -321,9 +281,9 @@ def _other_side(against: str | Path | None, runner: Runner, size: Size, options:
     from mobileseg.mobile_assets.labels import load_classes
     from mobileseg.pipeline import classes_of, open_network
     from mobileseg.validation.parity import reference_of, reference_of_file
-    from mobileseg.validation.runners import RUNNERS, open_artifact
+    from mobileseg.validation.runners import open_artifact
 
-    if against is not None and Path(against).suffix in RUNNERS:
+    if against is not None and _is_file(against):
         other = open_artifact(Path(against))
         if other.head != runner.head and other.head != "logits":
             raise UsageError(
@@ -339,6 +299,12 @@ def _other_side(against: str | Path | None, runner: Runner, size: Size, options:
     name = "the demo network" if demo else f"{network.path} (sha256 {network.sha256[:12]})"
     named = load_classes("demo", network.num_classes) if demo else classes_of(network, None, demo=False)
     return _Against(reference_of(network, _output_size(runner, size)), network, named, name)
+
+
+def _is_file(against: str | Path) -> bool:
+    from mobileseg.validation.runners import RUNNERS
+
+    return Path(against).suffix in RUNNERS
 
 
 def _output_size(runner: Runner, size: Size) -> OutputSize:
@@ -371,6 +337,23 @@ def _channels(runner: Runner) -> int:
     return 256 if runner.head == "argmax" else spec.shape[3 if spec.layout == "NHWC" else 1]
 
 
+def _looked_into(report: dict[str, Any], runner: Runner, other: _Against, worst: Worst, size: Size) -> Gate:
+    """Put what each operator gives into the report; the gate that none is wrong."""
+    from mobileseg.bisecting import bisect
+
+    if other.checkpoint is None:
+        raise UsageError("--bisect needs the checkpoint: --against.")
+    _, number, picture = worst.kept[0]
+    found = bisect(runner, other.checkpoint, picture.picture, number + 1, _output_size(runner, size))
+    report["operators"] = found.record
+    return Gate("operators", 0, found.faults, found.faults == 0)
+
+
+def _as_json(gate: Gate) -> dict[str, Any]:
+    value = {"not_run": "it was not measured this time"} if gate.value is None else gate.value
+    return {"name": gate.name, "limit": gate.limit, "value": value, "passed": gate.passed}
+
+
 def _report(
     result: ParityResult,
     runner: Runner,
@@ -381,7 +364,7 @@ def _report(
 ) -> tuple[dict[str, Any], bool]:
     from mobileseg.validation.gates import all_passed, apply_gates
     from mobileseg.validation.parity import reference_precision
-    from mobileseg.validation.report import build_report
+    from mobileseg.validation.report import build_report, made_with
 
     precision = runner.artifact.precision
     gates = apply_gates(result, precision, limits)
@@ -401,4 +384,4 @@ def _report(
         gates=gates,
         latency=NotRun("validate does not measure latency"),
     )
-    return report, all_passed(gates)
+    return {**report, **made_with(runner.artifact.path, report["artifact"]["sha256"])}, all_passed(gates)

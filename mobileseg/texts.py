@@ -16,6 +16,7 @@ GATES = {
     "pixel_agreement": ("agreement", ">=", lambda share: f"{100 * share:.4g} %", "--min-agreement"),
     "sqnr_db": ("SQNR", ">=", lambda decibels: f"{decibels:.4g} dB", "--min-sqnr"),
     "miou_drop_points": ("mIoU drop", "<=", lambda points: f"{points:.3g} points", "--max-miou-drop"),
+    "operators": ("the number of wrong operators", "<=", lambda count: f"{count:.0f}", "--bisect"),
     "baseline_pixel_agreement": ("agreement", ">=", lambda share: f"{100 * share:.4f} %", "--baseline"),
     "baseline_sqnr_db": ("SQNR", ">=", lambda decibels: f"{decibels:.4g} dB", "--baseline"),
     "baseline_miou": ("mIoU", ">=", lambda miou: f"{miou:.4f}", "--baseline"),
@@ -54,6 +55,37 @@ def gate_text(gate: Mapping[str, Any]) -> str:
     value = gate["value"]
     measured = f"not measured ({value['not_run']})" if isinstance(value, Mapping) else unit(value)
     return f"{name} is {measured}, asked for is {side} {unit(gate['limit'])} ({option})"
+
+
+def fault_text(fault: Mapping[str, Any]) -> str:
+    """An operator that is wrong: where it is in the network and in the file, how wrong, and what was done to it."""
+    operators = fault["file_operators"]
+    named = (
+        f"{operators[-1]['operator']} {operators[-1]['index']} '{operators[-1]['name']}'" if operators else "nothing"
+    )
+    before = f" (with the {len(operators) - 1} before it)" if len(operators) > 1 else ""
+    module = f" of {fault['module']}" if fault["module"] else ""
+    ways = dict.fromkeys(node["operator"] for node in fault["torch_nodes"])
+    sentences = [
+        f"torch's {fault['operator']}{module} ({fault['node']}) is {named}{before} in the file, {_how_wrong(fault)}",
+        "everything behind it agrees" if fault["alone"] else "what is behind it does not agree either",
+        f"it stands for {', '.join(ways)}" if len(ways) > 1 else "",
+        f"changed by {', '.join(fault['rewrites'])}" if fault["rewrites"] else "",
+    ]
+    if fault["quantization"]:
+        stored = fault["quantization"]
+        sentences.append(f"stored as {stored['dtype']}, scale {stored['scale']:.6g}, zero point {stored['zero_point']}")
+    return "; ".join(filter(None, sentences))
+
+
+def _how_wrong(fault: Mapping[str, Any]) -> str:
+    if fault["sqnr_db"] is None:
+        return "and no value in its place"
+    decibels = fault["sqnr_db"] if isinstance(fault["sqnr_db"], str) else f"{fault['sqnr_db']:.1f} dB"
+    bias = fault["bias_steps"]
+    return f"{decibels} from what the same inputs give" + (
+        f", {bias:+.2f} quantization steps on average" if bias is not None else ""
+    )
 
 
 def parity_facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:

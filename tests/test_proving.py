@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from mobileseg import convert, validate
 from mobileseg.errors import OptionError, SizeError, UsageError
 from mobileseg.mobile_assets.demo import scene
-from mobileseg.proving import SUMMARY_VARIABLE, FileDescription, Validation, write_summaries
+from mobileseg.proving import FileDescription, Validation
+from mobileseg.summaries import SUMMARY_VARIABLE, write_summaries
 from mobileseg.testing import assert_parity
 from mobileseg.types import GateLimits
 from mobileseg.validation.parity import Tally, reference_of_file, tallied

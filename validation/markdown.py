@@ -8,8 +8,8 @@ from typing import Any
 from mobileseg.validation.junit import Worded
 
 
-def markdown(report: Mapping[str, Any], worded: Worded) -> str:
-    """What was compared, the figures, and which gates were met."""
+def markdown(report: Mapping[str, Any], worded: Worded, fault_worded: Worded) -> str:
+    """What was compared, the figures, which gates were met, and which operators are wrong."""
     artifact, parity = report["artifact"], report["parity"]
     head = f"### {artifact['path']} ({artifact['target']}, {artifact['precision']}, {artifact['bytes']:,} bytes)\n\n"
     if "not_run" in parity:
@@ -21,9 +21,11 @@ def markdown(report: Mapping[str, Any], worded: Worded) -> str:
     rows = [(name, parity[key]) for name, key in _FIGURES if isinstance(parity[key], (int, float, str))]
     figures = "".join(f"| {name} | {value if isinstance(value, str) else f'{value:.6g}'} |\n" for name, value in rows)
     gates = "".join(f"| {'met' if gate['passed'] else '**not met**'} | {worded(gate)} |\n" for gate in parity["gates"])
+    faults = "".join(f"- {fault_worded(fault)}\n" for fault in report["operators"].get("faults", ()))
     return (
         f"{head}{verdict}, by {parity['runner']}, {on}.\n\n"
         f"| figure | value |\n|---|---|\n{figures}\n| gate | |\n|---|---|\n{gates}"
+        + (f"\nOperators that are wrong, the first first:\n\n{faults}" if faults else "")
     )
 
 

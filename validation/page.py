@@ -9,6 +9,7 @@ from typing import Any
 
 from mobileseg.validation.junit import Worded
 from mobileseg.validation.metrics import EQUAL
+from mobileseg.validation.plot import operator_plot
 
 TEMPLATE = "page.html.j2"
 
@@ -33,8 +34,14 @@ class Bar:
     text: str
 
 
-def page(report: Mapping[str, Any], strips: Sequence[Strip], facts: Sequence[tuple[str, str]], worded: Worded) -> str:
-    """``facts``: the report's figures in words; ``worded``: a gate in words."""
+def page(
+    report: Mapping[str, Any],
+    strips: Sequence[Strip],
+    facts: Sequence[tuple[str, str]],
+    worded: Worded,
+    fault_worded: Worded,
+) -> str:
+    """``facts``: the report's figures in words; ``worded``: a gate, ``fault_worded``: a wrong operator in words."""
     import jinja2
 
     text = resources.files("mobileseg.validation").joinpath(TEMPLATE).read_text(encoding="utf-8")
@@ -49,6 +56,8 @@ def page(report: Mapping[str, Any], strips: Sequence[Strip], facts: Sequence[tup
         classes=_bars_of_classes(parity.get("per_class_iou_against_reference", {})),
         changes=_bars_of_changes(parity.get("per_class_iou_change", {})),
         strips=strips,
+        plot=operator_plot(report["operators"].get("values", ())),
+        faults=[fault_worded(fault) for fault in report["operators"].get("faults", ())],
     )
 
 

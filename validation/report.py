@@ -30,6 +30,8 @@ from mobileseg.validation.parity import LABEL_PROTOCOL, ParityResult
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "report.schema.json"
 
+NOT_BISECTED = NotRun("only mobileseg validate --bisect looks at each operator")
+
 PACKAGES = (
     "ai-edge-litert",
     "coremltools",
@@ -78,11 +80,13 @@ def build_report(
     parity: ParityResult | NotRun,
     gates: tuple[Gate, ...],
     latency: Sequence[Mapping[str, Any]] | NotRun,
+    operators: Mapping[str, Any] | NotRun = NOT_BISECTED,
     created: datetime | None = None,
 ) -> dict[str, Any]:
     """The report as a JSON object that keeps `SCHEMA_FILE`. ``created``: now where None.
 
-    ``latency``: one object a measurement, with the schema's fields. Reads ``artifact.path`` for its size and digest.
+    ``latency``: one object a measurement, ``operators``: one object; both with the schema's fields. Reads
+    ``artifact.path`` for its size and digest.
     """
     size, digest = size_and_digest(artifact.path)
     return {
@@ -104,6 +108,7 @@ def build_report(
         "quantization": _quantization(quantization),
         "parity": _not_run(parity) if isinstance(parity, NotRun) else _parity(parity, gates, _class_names(artifact)),
         "latency": _not_run(latency) if isinstance(latency, NotRun) else [dict(row) for row in latency],
+        "operators": _not_run(operators) if isinstance(operators, NotRun) else dict(operators),
     }
 
 
@@ -147,6 +152,18 @@ def write_report(report: Mapping[str, Any], path: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def made_with(path: Path, digest: str) -> dict[str, Any]:
+    """``rewrites`` and ``quantization`` of the report that `convert` left beside a file, where it is of this very file
+    (its SHA-256 is ``digest``) and of this version; else nothing."""
+    try:
+        found = json.loads(path.with_name(f"{path.name}.report.json").read_text(encoding="utf-8"))
+        if (found["schema_version"], found["artifact"]["sha256"]) == (SCHEMA_VERSION, digest):
+            return {name: found[name] for name in ("rewrites", "quantization")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {}
 
 
 def schema() -> dict[str, Any]:

@@ -21,6 +21,7 @@ def validate(
     min_agreement: options.MinAgreement = None,
     min_sqnr: options.MinSqnr = None,
     max_miou_drop: options.MaxMiouDrop = None,
+    bisect: options.Bisect = False,
     baseline: options.Baseline = None,
     report: options.ReportFile = None,
     junit: options.JUnitFile = None,
@@ -56,6 +57,7 @@ def validate(
     Exit code 3 where a gate is not met.
     """
     from mobileseg import proving
+    from mobileseg.summaries import write_summaries
     from mobileseg.types import GateLimits
 
     with working(context, quiet=quiet, verbose=verbose) as screen:
@@ -84,13 +86,14 @@ def validate(
             size=size,
             gates=GateLimits(min_agreement, min_sqnr, max_miou_drop),
             baseline=baseline,
+            bisect=bisect,
             threads=threads or 1,
             compute_units=compute_units,
             jobs=jobs,
             cluster=cluster,
             progress=screen.predicting,
         )
-        proving.write_summaries(found, report=report, junit=junit, markdown=markdown, html=html)
+        write_summaries(found, report=report, junit=junit, markdown=markdown, html=html)
         screen.validated(found)
     if json:
         as_json.emit(found.report)

@@ -43,8 +43,8 @@ def open_runner(path: Path, placement: Placement) -> Runner:
     return make_runner(
         path=path,
         runtime=f"{distribution} {installed.version(distribution)} (XNNPACK)",
-        inputs=tuple(_tensor_spec(details) for details in inputs),
-        outputs=tuple(_tensor_spec(details) for details in outputs),
+        inputs=tuple(tensor_spec(details) for details in inputs),
+        outputs=tuple(tensor_spec(details) for details in outputs),
         metadata_json=description,
         invoke=invoke,
         notes=notes,
@@ -60,7 +60,7 @@ def _find_interpreter() -> tuple[str, Any]:
     raise MissingExtraError("tflite", "ai_edge_litert")
 
 
-def _tensor_spec(details: dict[str, Any]) -> TensorSpec:
+def tensor_spec(details: dict[str, Any]) -> TensorSpec:
     """``scale`` and ``zero_point`` are None for a tensor not quantized as a whole. The layout is not known yet."""
     quantization = details["quantization_parameters"]
     quantized = len(quantization["scales"]) == 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,3 +63,15 @@ class Kept:
         """The array, read when it is looked at."""
         array: NDArray[Any] = np.load(self.folder / self._names[key], mmap_mode="r")
         return array
+
+
+def fed(steps: Sequence[Step], inputs: Set[str]) -> tuple[Step, ...]:
+    """The steps that compute something of the picture, and of what they read the values that do: a file may also
+    compute with constants. ``steps``: in the order of execution, ``inputs``: keys of the file's inputs."""
+    known, found = set(inputs), list[Step]()
+    for step in steps:
+        read = tuple(key for key in step.inputs if key in known)
+        if read:
+            known.update(step.outputs)
+            found.append(replace(step, inputs=read))
+    return tuple(found)

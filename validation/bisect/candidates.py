@@ -1,0 +1,98 @@
+"""Which values of a file could be a value of torch's graph, told from samples of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mobileseg.validation.traces import Trace
+
+SAMPLES = 8192
+"""Numbers of a value that stand for all of it when candidates are compared."""
+
+_NCHW = (0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A value of a file. ``channels_last``: it is to be read as NHWC."""
+
+    key: str
+    channels_last: bool
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All values of a trace, by the shapes that they can have in torch."""
+
+    trace: Trace
+
+    def nearest(self, expected: NDArray[np.float32], among: frozenset[str] | None = None) -> list[Candidate]:
+        """Those of the value's shape, the nearest first. ``among``: the keys that are asked about; None for all."""
+        shape = _squeezed(expected.shape)
+        found = [(c, s) for c, s in self._by_shape.get(shape, ()) if among is None or c.key in among]
+        if not found:
+            return []
+        own = expected.reshape(-1)[positions(expected.size)].astype(np.float64)
+        errors = [float(np.square(sample - own).sum()) for _, sample in found]
+        # Of equals the first: an operator's own result, and then its copies.
+        order = sorted(range(len(found)), key=lambda i: (_number(errors[i]), i))
+        return [found[i][0] for i in order]
+
+    def fits(self, candidate: Candidate, shape: Sequence[int]) -> bool:
+        """Whether the value can be read as one of ``shape``."""
+        own = self.trace.specs[candidate.key].shape
+        if candidate.channels_last:
+            own = tuple(own[axis] for axis in _NCHW)
+        return _squeezed(own) == _squeezed(shape)
+
+    def read(self, candidate: Candidate, shape: Sequence[int]) -> NDArray[np.float32]:
+        """The value as torch has it, of ``shape``."""
+        return self._laid(candidate).reshape(shape)
+
+    def _laid(self, candidate: Candidate) -> NDArray[np.float32]:
+        value = self.trace.value(candidate.key)
+        return np.ascontiguousarray(value.transpose(_NCHW) if candidate.channels_last else value)
+
+    @cached_property
+    def _by_shape(self) -> dict[tuple[int, ...], list[tuple[Candidate, NDArray[np.float64]]]]:
+        found: dict[tuple[int, ...], list[tuple[Candidate, NDArray[np.float64]]]] = {}
+        for candidate in self._all():
+            laid = self._laid(candidate)
+            sample = laid.reshape(-1)[positions(laid.size)].astype(np.float64)
+            found.setdefault(_squeezed(laid.shape), []).append((candidate, sample))
+        return found
+
+    def _all(self) -> Iterator[Candidate]:
+        for key in ordered_keys(self.trace):
+            rank = len(self.trace.specs[key].shape)
+            yield Candidate(key, channels_last=False)
+            if rank == len(_NCHW):
+                yield Candidate(key, channels_last=True)
+
+
+def ordered_keys(trace: Trace) -> Iterable[str]:
+    """Inputs, then what the steps give, each once."""
+    return dict.fromkeys([*trace.inputs, *(key for step in trace.steps for key in step.outputs if key in trace.specs)])
+
+
+def positions(count: int) -> NDArray[np.int64]:
+    """Where a value of ``count`` numbers is sampled: the same places for all of this size."""
+    if count <= SAMPLES:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(count).choice(count, SAMPLES, replace=False))
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
+
+
+def _number(error: float) -> float:
+    return error if np.isfinite(error) else np.inf

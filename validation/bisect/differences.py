@@ -1,0 +1,74 @@
+"""How far a value of a file lies from what it should be, and whether that is what its arithmetic explains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mobileseg.types import TensorSpec
+
+TOLERANCE_DB = {
+    "fp32": 80.0,
+    "fp16": 40.0,
+    "int8": 20.0,
+    "w8": 25.0,
+    "palette8": 25.0,
+    "palette6": 15.0,
+    "palette4": 4.0,
+}
+"""Least SQNR of one operator, its inputs taken from the file, by precision. Each lies well below what sound files have
+(docs/measurements.md) and well above what a wrong operator leaves."""
+
+BIAS_STEPS = 0.5
+"""Of a value with a scale: the mean error that rounding does not explain. A zero point off by one is one step."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``sqnr_db``: power of what was expected over that of the error. ``bias_steps``: mean error in quantization steps;
+    None where the value has none."""
+
+    sqnr_db: float
+    bias_steps: float | None = None
+
+    def within(self, tolerance_db: float) -> bool:
+        """Whether rounding explains it."""
+        return self.sqnr_db >= tolerance_db and (self.bias_steps is None or abs(self.bias_steps) <= BIAS_STEPS)
+
+
+def tolerance_db(precision: str, spec: TensorSpec) -> float:
+    """Of a value in a file of this precision; where that is not known the value's own type tells."""
+    kind = "int8" if spec.scale is not None else "fp16" if spec.dtype == "float16" else "fp32"
+    return min(TOLERANCE_DB.get(precision, TOLERANCE_DB["fp32"]), TOLERANCE_DB[kind])
+
+
+def difference(expected: NDArray[np.float32], actual: NDArray[np.float32], spec: TensorSpec) -> Difference:
+    """Of two arrays of one shape. What a quantized value cannot hold is cut off from what was expected: saturation is
+    the range's doing, not the operator's."""
+    if spec.scale is not None:
+        low, high = _range(spec)
+        expected = expected.clip(low, high)
+    error = np.subtract(actual, expected, dtype=np.float64)
+    sqnr = power_ratio_db(float(np.square(expected, dtype=np.float64).sum()), float(np.square(error).sum()))
+    return Difference(sqnr, None if spec.scale is None else float(error.mean()) / spec.scale)
+
+
+def power_ratio_db(signal: float, noise: float) -> float:
+    """10 log10 of their ratio; infinite where there is no noise, and -infinite where there is nothing but noise."""
+    if noise == 0.0:
+        return math.inf
+    if signal == 0.0 or not math.isfinite(noise):
+        return -math.inf
+    return 10.0 * math.log10(signal / noise)
+
+
+def _range(spec: TensorSpec) -> tuple[float, float]:
+    bounds, zero = np.iinfo(np.dtype(spec.dtype)), spec.zero_point or 0
+    scale = spec.scale or 1.0
+    return (int(bounds.min) - zero) * scale, (int(bounds.max) - zero) * scale
