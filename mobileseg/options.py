@@ -150,6 +150,12 @@ Opacity = Annotated[
 Legend = Annotated[bool, typer.Option("--legend", help="The classes in a strip below each overlay, too.")]
 VideoMasks = Annotated[bool, typer.Option("--video-masks", help="A label map of each frame of a video, too.")]
 Threads = Annotated[int | None, _option("--threads", metavar="N", min=1, help="Of the artifact's runtime; else all.")]
+ComputeUnits = Annotated[
+    str,
+    typer.Option(
+        "--compute-units", metavar="UNITS", help="Core ML on macOS: all, cpu_only, cpu_and_gpu or cpu_and_ne."
+    ),
+]
 
 # Pictures
 Calibration = Annotated[

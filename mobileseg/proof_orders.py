@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -82,7 +81,7 @@ def found_on(
         one_done()
 
     labels = source.labels() if source.labels is not None else None
-    with _threads(sides.threads):
+    with resources.torch_threads(sides.threads):
         tally = tallied(
             sides.reference,
             sides.runner,
@@ -94,19 +93,6 @@ def found_on(
             seen=seen,
         )
     return Found(tally, worst)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """PyTorch's, while the context lasts."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def orders_for(opening: Opening, source: PictureSource, void: int | None, parts: int) -> list[ProofOrder]:

@@ -112,6 +112,16 @@ class Runner:
         return np.ascontiguousarray(nchw)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What runs a file, where there is more than one that can: the parts of a `Runner` of the same names."""
+
+    runtime: str
+    invoke: Callable[[NDArray[Any]], NDArray[Any]]
+    notes: tuple[str, ...] = ()
+    cannot_run: str = ""
+
+
 def described(
     runner: Runner,
     *,

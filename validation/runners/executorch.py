@@ -3,6 +3,8 @@
 The runtime checks the program's own structure, and no delegate's payload: damage there ends the process. A file of ours
 carries the digest of its bytes in the method ``sha256`` (`mobileseg.converters.executorch.lower`), which is held
 against them before anything is handed to a delegate.
+
+A file for Core ML, away from it, is run by the reference executor (`executorch_coreml`).
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobileseg.errors import MissingExtraError, UnavailableError, UsageError
+from mobileseg.errors import MissingExtraError, UsageError
 from mobileseg.types import Placement, TensorSpec
-from mobileseg.validation.runners.base import METADATA_KEY, Runner, make_runner
+from mobileseg.validation.runners import executorch_coreml
+from mobileseg.validation.runners.base import METADATA_KEY, Opened, Runner, make_runner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,13 +67,10 @@ def open_runner(path: Path, placement: Placement) -> Runner:
             described = program.metadata(FORWARD)
         except (RuntimeError, KeyError) as error:
             raise _does_not_load(path, said() or str(error)) from error
-    cannot_run = _cannot_run(missing) if missing else ""
 
     def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
         import torch
 
-        if missing:
-            raise UnavailableError(f"'{path}' cannot be run here: {cannot_run}")
         # Asked of the program each time: it owns the bytes, and a method alone does not keep them.
         with captured_stderr():
             result, *_ = program.load_method(FORWARD).execute([torch.from_numpy(tensor)])
@@ -78,14 +78,22 @@ def open_runner(path: Path, placement: Placement) -> Runner:
 
     names = _tensor_names(constants)
     ran_by = ", ".join(_name(backend) for backend in backends) or "portable kernels"
+    opened = Opened(
+        f"executorch {installed.version('executorch')} ({ran_by})", invoke, (), _cannot_run(missing) if missing else ""
+    )
+    outputs = _tensor_specs(described.num_outputs(), described.output_tensor_meta, names["output"])
+    if missing == [executorch_coreml.BACKEND] and outputs:
+        package = executorch_coreml.open_package(path, content, FORWARD, outputs[0].dtype, placement)
+        opened = package or opened
     return make_runner(
         path=path,
-        runtime=f"executorch {installed.version('executorch')} ({ran_by})",
+        runtime=opened.runtime,
         inputs=_tensor_specs(described.num_inputs(), described.input_tensor_meta, names["input"]),
-        outputs=_tensor_specs(described.num_outputs(), described.output_tensor_meta, names["output"]),
+        outputs=outputs,
         metadata_json=constants.get(METADATA_KEY),
-        invoke=invoke,
-        cannot_run=cannot_run,
+        invoke=opened.invoke,
+        notes=opened.notes,
+        cannot_run=opened.cannot_run,
     )
 
 
