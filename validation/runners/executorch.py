@@ -72,8 +72,13 @@ def open_runner(path: Path, placement: Placement) -> Runner:
         import torch
 
         # Asked of the program each time: it owns the bytes, and a method alone does not keep them.
-        with captured_stderr():
-            result, *_ = program.load_method(FORWARD).execute([torch.from_numpy(tensor)])
+        with captured_stderr() as said:
+            try:
+                result, *_ = program.load_method(FORWARD).execute([torch.from_numpy(tensor)])
+            except RuntimeError as error:
+                raise UsageError(
+                    f"'{path}' loads as an ExecuTorch file and does not run: {said() or error}. Convert it again."
+                ) from error
         return np.asarray(result.numpy())
 
     names = _tensor_names(constants)
