@@ -143,6 +143,7 @@ def validate(
     size: Size | None = None,
     gates: GateLimits | None = None,
     baseline: str | Path | None = None,
+    device: str = registry.HOST,
     threads: int = 1,
     jobs: int | None = None,
     cluster: str | None = None,
@@ -154,10 +155,10 @@ def validate(
     another such file, or ``"demo"``; with a ``model`` it may be None. ``images``: a folder, all of whose pictures are
     taken unless ``image_count`` says fewer; ``random``: so many pictures of noise instead; without either demo scenes.
     ``size``: (H, W) pixels for a file that takes any. ``baseline``: a report; a figure that became worse than its
-    fails. ``jobs``: processes that share the pictures, at most; None for as many as are worth it and have room.
-    ``cluster``: address of a Dask scheduler, whose workers share them instead, and find files and pictures under the
-    same paths; the result is the same to the last bit. ``progress`` is told the file, and how many pictures are done of
-    how many.
+    fails. ``device``: what runs the artifact; the other side is this machine's CPU's. ``jobs``: processes that share
+    the pictures, at most; None for as many as are worth it and have room. ``cluster``: address of a Dask scheduler,
+    whose workers share them instead, and find files and pictures under the same paths; the result is the same to the
+    last bit. ``progress`` is told the file, and how many pictures are done of how many.
 
     Raises `UsageError` and its kinds for bad input, for a file of another network or size; `UnavailableError` for a
     file that this machine cannot run, or a cluster that is not there.
@@ -179,7 +180,7 @@ def validate(
         "preprocessing": preprocessing,
         "overrides": preprocessing_overrides,
     }
-    placement = Placement(threads=threads)
+    placement = Placement(device=device, threads=threads)
     opening = _Opening(Path(artifact), description or FileDescription(), placement, size, against, network)
     runner, other = opening.both()
     source = proof_pictures(

@@ -6,6 +6,7 @@ import typer
 
 from mobileseg import as_json, options
 from mobileseg.commands.screens import working
+from mobileseg.registry import HOST
 
 
 def validate(
@@ -43,6 +44,7 @@ def validate(
     post_scale: options.PostScale = None,
     channel_order: options.ChannelOrder = None,
     classes: options.ClassesName = None,
+    device: options.Device = HOST,
     threads: options.Threads = 1,
     jobs: options.Workers = None,
     cluster: options.Cluster = None,
@@ -83,6 +85,7 @@ def validate(
             size=size,
             gates=GateLimits(min_agreement, min_sqnr, max_miou_drop),
             baseline=baseline,
+            device=device,
             threads=threads or 1,
             jobs=jobs,
             cluster=cluster,
