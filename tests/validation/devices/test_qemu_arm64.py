@@ -87,8 +87,6 @@ def test_runtimes_that_do_not_load_are_not_set_up(empty_cache: Path, monkeypatch
 @pytest.fixture(scope="module")
 def emulated() -> Installation:
     """The real set-up, in the cache of whoever runs the tests: half a minute the first time, and a network."""
-    for extra in ("ai_edge_litert", "litert_torch", "executorch"):
-        pytest.importorskip(extra, reason="install the extras: pip install 'mobileseg[all]'")
     try:
         installation = set_up("qemu-arm64")
     except UnavailableError as error:
@@ -97,8 +95,10 @@ def emulated() -> Installation:
 
 
 @pytest.fixture(scope="module")
-def files(emulated: Installation, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One small network with unpooling, as each kind of file."""
+    for module in ("ai_edge_litert", "litert_torch", "executorch"):
+        pytest.importorskip(module, reason="install the extras: pip install 'mobileseg[all]'")
     folder, model = tmp_path_factory.mktemp("arm64"), f"{NETWORK}:build"
     options: dict[str, Any] = {"model": model, "size": SIZE, "image_count": 1, "jobs": 1, "output": folder}
     made = [
@@ -108,6 +108,22 @@ def files(emulated: Installation, tmp_path_factory: pytest.TempPathFactory) -> d
     return {f"{file.artifact.target} {file.artifact.precision}": file.artifact.path for file in made}
 
 
+@pytest.mark.parametrize("kind", ["tflite fp32", "tflite int8", "executorch fp32"])
+def test_a_worker_of_this_machine_gives_the_runners_bits(files: dict[str, Path], kind: str, start_here: Any) -> None:
+    """What the emulated program does, without emulation; of ExecuTorch that it calls the C++ class rightly."""
+    runner, worker = open_artifact(files[kind]), start_here(str(files[kind]), "1")
+    for seed in (0, 1):
+        tensor = runner.encoded(np.random.default_rng(seed).integers(0, 256, (1, *SIZE, 3), np.uint8))
+        np.testing.assert_array_equal(worker.answer(tensor), runner.invoke(tensor))
+
+
+def test_a_tensor_that_executorch_refuses(files: dict[str, Path], start_here: Any) -> None:
+    worker = start_here(str(files["executorch fp32"]), "1")
+    with pytest.raises(UsageError, match=r"status 1: RuntimeError: ExecuTorch's error 0x10\."):
+        worker.answer(np.zeros((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("kind", ["tflite fp32", "executorch fp32"])
 def test_floating_point_is_equal_but_for_the_order_of_sums(files: dict[str, Path], kind: str) -> None:
     here, there = both(files[kind])
@@ -116,6 +132,7 @@ def test_floating_point_is_equal_but_for_the_order_of_sums(files: dict[str, Path
     assert (here.argmax(1) == there.argmax(1)).mean() >= 0.9999
 
 
+@pytest.mark.usefixtures("emulated")
 def test_int8_is_equal(files: dict[str, Path]) -> None:
     here, there = both(files["tflite int8"])
     assert (here.argmax(1) == there.argmax(1)).mean() >= 0.9999
@@ -138,6 +155,7 @@ def test_onnx_too(emulated: Installation, make_onnx: Any, pictures: np.ndarray) 
     assert there.runtime.startswith(f"onnxruntime {emulated.packages['onnxruntime']} on emulated ARM64")
 
 
+@pytest.mark.usefixtures("emulated")
 def test_a_file_against_itself_on_the_two_machines_in_two_processes(files: dict[str, Path]) -> None:
     path = files["tflite int8"]
     found = validate(path, against=path, device="qemu-arm64", random=3, jobs=2)
@@ -150,6 +168,7 @@ def test_a_file_against_itself_on_the_two_machines_in_two_processes(files: dict[
     assert set(found.report["latency"]) == {"not_run"}
 
 
+@pytest.mark.usefixtures("emulated")
 def test_a_truncated_file(files: dict[str, Path], tmp_path: Path) -> None:
     cut = tmp_path / "cut.pte"
     cut.write_bytes(files["executorch fp32"].read_bytes()[:-64])
