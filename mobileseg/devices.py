@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobileseg import registry
-from mobileseg.errors import UnavailableError
+from mobileseg.errors import OptionError, UnavailableError
 from mobileseg.making import Progress, silent
 
 if TYPE_CHECKING:
@@ -44,5 +44,7 @@ def set_up(device: str, *, sources: str | Path | None = None, progress: Progress
     told each stage by name. Raises `OptionError` for an unknown device, `UnavailableError` where it cannot be set up
     here, with what is missing.
     """
+    if device == registry.HOST:
+        raise OptionError(f"The device {device}, this machine's CPU, needs no set-up.")
     installed: Installation = registry.device(device).set_up(None if sources is None else Path(sources), progress)
     return installed

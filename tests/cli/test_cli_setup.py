@@ -51,6 +51,9 @@ def test_a_device_that_there_is_not(run: Any) -> None:
     ended = run("setup", "qemu-amr64")
     assert ended.code == 2
     assert "Did you mean 'qemu-arm64'?" in ended.err
+    ended = run("setup", "host")
+    assert ended.code == 2
+    assert "needs no set-up" in ended.err
 
 
 def test_what_is_missing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

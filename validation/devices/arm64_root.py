@@ -213,7 +213,7 @@ def _apt_configuration(apt: Path, sources: Path | None) -> str:
         'APT::Install-Recommends "0";',
         'Acquire::Languages "none";',
         # The user _apt may not enter a home; and what the machine does after an update is not for this one.
-        f'APT::Sandbox::User "{os.getuid()}";',
+        'APT::Sandbox::User "root";',
         "#clear APT::Update::Post-Invoke;",
         "#clear APT::Update::Post-Invoke-Success;",
     ]
