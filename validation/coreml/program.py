@@ -84,9 +84,11 @@ class Operation:
 
 @dataclass(frozen=True)
 class Program:
-    """One function. ``outputs``: the names of what it returns."""
+    """One function. ``opset``: the name of its operator set, ``CoreML5`` and on. ``outputs``: the names of what it
+    returns."""
 
     function: str
+    opset: str
     inputs: tuple[Named, ...]
     operations: tuple[Operation, ...]
     outputs: tuple[str, ...]
@@ -112,6 +114,7 @@ def read_program(spec: Any, weights: Path, path: Path) -> Program:
     reader = _Reader(path, cache(lambda name: open_blobs(weights / name)))
     program = Program(
         wanted,
+        function.opset,
         tuple(Named(value.name, reader.type(value.type)) for value in function.inputs),
         tuple(reader.operation(index, operation) for index, operation in enumerate(block.operations)),
         tuple(block.outputs),

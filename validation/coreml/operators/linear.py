@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from mobileseg.validation.coreml.operators.base import operator
 
+_EQUATIONS = ("nchw,nwhu->nchu", "nch,hcw->ncw")
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``weight``: (outputs, inputs)."""
@@ -27,6 +29,13 @@ def einsum(values: list[Tensor], equation: str) -> Tensor:
     return torch.einsum(equation, *values)
 
 
+def _other_equation(equation: str = _EQUATIONS[0]) -> str | None:
+    """Two forms alone are defined, whatever their letters."""
+    letters = dict.fromkeys(letter for letter in equation if letter.isalpha())
+    renamed = equation.translate({ord(old): new for old, new in zip(letters, "nchwu", strict=False)})
+    return None if renamed.replace(" ", "") in _EQUATIONS else f"the equation '{equation}'"
+
+
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     """``attn_mask``: true where a key takes part, or what is added to the scores."""
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
@@ -36,7 +45,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
 
 
 OPERATORS = {
-    "einsum": operator(einsum),
+    "einsum": operator(einsum, _other_equation),
     "linear": operator(linear),
     "matmul": operator(matmul),
     "scaled_dot_product_attention": operator(scaled_dot_product_attention),
