@@ -92,7 +92,9 @@ class Executor:
             if value.type.kind not in DTYPES
         ]
         for operation in self.program.operations:
-            why = _why_unsupported(operation) or self._why_refused(operation)
+            why = _why_unsupported(operation)
+            if why is None:
+                why = self._why_refused(operation)
             if why is not None:
                 faults.append(f"{_place(self.program, operation)}{why}")
         return tuple(faults)
@@ -140,10 +142,8 @@ class Executor:
     @cached_property
     def _plain(self) -> Mapping[str, Constant]:
         """The constants as they stand in the file."""
-        stored = [
-            (o.outputs[0].name, *o.arguments.get("val", ())) for o in self.program.operations if o.kind == "const"
-        ]
-        return {name: value for name, value in stored if isinstance(value, Constant)}
+        stored = [o for o in self.program.operations if o.kind == "const"]
+        return {o.outputs[0].name: v for o in stored for v in o.arguments.get("val", ()) if isinstance(v, Constant)}
 
     @cached_property
     def _types(self) -> Mapping[str, TensorType]:
