@@ -78,7 +78,8 @@ def softsign(x: Tensor) -> Tensor:
 
 
 def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
-    return torch.where(x >= alpha, x, 0.0)
+    """No number stays none, as in coremltools' evaluation."""
+    return torch.where(x < alpha, 0.0, x)
 
 
 OPERATORS = {

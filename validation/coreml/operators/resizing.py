@@ -22,7 +22,10 @@ _TORCH_GRIDS = {"STRICT_ALIGN_CORNERS": True, "ALIGN_CORNERS": True, "UNALIGN_CO
 
 
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1) -> Tensor:
-    return _nearest(x, _scaled(x, scale_factor_height, scale_factor_width))
+    """The spacing follows from the sizes, not from the factors. The pixel at the position rounded down."""
+    size = _scaled(x, scale_factor_height, scale_factor_width)
+    rows, columns = ((torch.arange(new) * old) // new for new, old in zip(size, x.shape[-2:], strict=True))
+    return x.index_select(-2, rows).index_select(-1, columns)
 
 
 def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
@@ -122,8 +125,11 @@ def _scaled(x: Tensor, height: float, width: float) -> tuple[int, int]:
 
 
 def _nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The pixel at the position rounded down."""
-    rows, columns = ((torch.arange(new) * old) // new for new, old in zip(size, x.shape[-2:], strict=True))
+    """The pixel in which the new pixel's centre lies, as TensorFlow's ``half_pixel_centers`` has it: what coremltools
+    makes of that, and its test of ``resize``, which Core ML passes."""
+    rows, columns = (
+        ((2 * torch.arange(new) + 1) * old) // (2 * new) for new, old in zip(size, x.shape[-2:], strict=True)
+    )
     return x.index_select(-2, rows).index_select(-1, columns)
 
 
