@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,6 @@ def halved(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
 class Check:
     """Runs examples of one operator in one package, in float32 and in float16, and holds each against what is expected
     and against coremltools' own evaluation, where it has one.
@@ -165,11 +164,10 @@ class Check:
     ``varied``: by operator and parameter, the values that were run. ``evaluated``: operators that coremltools evaluated.
     """
 
-    make_package: Callable[..., Path]
-    varied: dict[str, dict[str, set[Any]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(set)), repr=False
-    )
-    evaluated: set[str] = field(default_factory=set, repr=False)
+    def __init__(self, make_package: Callable[..., Path]) -> None:
+        self.make_package = make_package
+        self.varied: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self.evaluated: set[str] = set()
 
     def __call__(
         self, kind: str, case: Callable[[Draw], Example], data: Any, rtol: float = 2e-5, half: bool = True
