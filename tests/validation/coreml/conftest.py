@@ -161,7 +161,7 @@ class Check:
     """Runs examples of one operator in one package, in float32 and in float16, and holds each against what is expected
     and against coremltools' own evaluation, where it has one.
 
-    ``varied``: by operator and parameter, the values that were run. ``evaluated``: operators that coremltools evaluated.
+    ``varied``: by operator and parameter, the values that were run. ``evaluated``: what coremltools evaluated, too.
     """
 
     def __init__(self, make_package: Callable[..., Path]) -> None:
@@ -238,6 +238,11 @@ class Check:
         assert once == fixed
         unasked = {kind for kind in kinds - self.evaluated if can_evaluate(kind)}
         assert not unasked
+
+
+@pytest.fixture(scope="session")
+def make_draw() -> type[Draw]:
+    return Draw
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,7 @@ def negations(draw: Any) -> Any:
 
 
 def channels(name: str, expected: Callable[..., Any], count: int) -> Case:
-    """One or two vectors of a number a channel. Where MIL allows it, of 3 and of 5 axes: there, prelu's are all equal."""
+    """One or two vectors of a number a channel. Of 3 and of 5 axes, MIL wants all of prelu's to be equal."""
 
     def case(draw: Any) -> Any:
         x = draw.array(draw.shape(3, 5, 4), odd=name == "prelu")

@@ -193,7 +193,7 @@ def changed(x: np.ndarray, entries: Any, mode: str) -> np.ndarray:
 
 
 def scattered(draw: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, Any, str]:
-    """What is changed, a maker of changes (none of them 0), and how. Of halves and doubles, so that products are exact."""
+    """What is changed, a maker of changes (none of them 0), and how. By halves and doubles: products are exact."""
     mode, whole = draw.one(*CHANGES), draw.flag()
 
     def powers(shape: tuple[int, ...]) -> np.ndarray:
