@@ -221,7 +221,8 @@ class Check:
                 self.varied[kind][parameter].add(repr(told) if None not in told else repr(values))
 
     def has_varied(self, kinds: set[str], fixed: set[tuple[str, str]]) -> None:
-        """Every parameter of these operators was given several values, except those ``fixed``, which have but one.
+        """Every parameter of these operators was given several values, except those ``fixed``, and every text that it
+        can be; coremltools evaluated them all, where it can.
 
         Skips where not all of the tests that come before were run.
         """
@@ -238,6 +239,14 @@ class Check:
         assert once == fixed
         unasked = {kind for kind in kinds - self.evaluated if can_evaluate(kind)}
         assert not unasked
+        unread = {
+            (kind, parameter, text)
+            for kind in kinds
+            for parameter, texts in OPERATORS[kind].texts.items()
+            for text in texts
+            if repr((text,)) not in self.varied[kind][parameter]
+        }
+        assert not unread
 
 
 @pytest.fixture(scope="session")

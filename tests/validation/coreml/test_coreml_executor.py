@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobileseg.errors import UnavailableError, UsageError
+from mobileseg.errors import UsageError
 
 coremltools = pytest.importorskip("coremltools", reason="install the extra: pip install 'mobileseg[coreml]'")
 
@@ -145,47 +145,6 @@ def test_values_are_freed_after_their_last_use(make_package: Callable[..., Path]
     executor = load(make_package([X], chain))
     assert [len(done) for _, done in executor._steps] == [1] * 7
     assert executor._steps[0][1] == ("in_0",)
-
-
-def test_what_cannot_run_is_named_with_its_place(make_package: Callable[..., Path]) -> None:
-    def build(mb: Any, x: Any) -> Any:
-        return mb.relu(x=mb.random_uniform(shape=[2, 3], seed=1, name="noise"))
-
-    executor = load(make_package([X], build))
-    assert executor.unsupported == ("main: op 4 'random_uniform' output 'noise'",)
-    with pytest.raises(UnavailableError, match="op 4 'random_uniform' output 'noise'"):
-        executor.run({"in_0": X})
-
-
-def test_control_flow_is_not_run(make_package: Callable[..., Path]) -> None:
-    flag = np.array([1], np.int32)
-
-    def build(mb: Any, flag: Any) -> Any:
-        taken = mb.cast(x=mb.squeeze(x=flag, axes=[0]), dtype="bool")
-        return mb.cond(pred=taken, _true_fn=lambda: mb.add(x=flag, y=1), _false_fn=lambda: mb.add(x=flag, y=2))
-
-    (fault,) = load(make_package([flag], build)).unsupported
-    assert "'cond'" in fault
-    assert "operators inside" in fault
-
-
-def test_a_parameter_that_is_not_known_is_no_support(broken: Path) -> None:
-    def change(spec: Any, block: Any) -> None:
-        conv = operation(block, "conv")
-        conv.inputs["modulation"].CopyFrom(conv.inputs["x"])
-
-    edit(broken, change)
-    (fault,) = load(broken).unsupported
-    assert "'conv'" in fault
-    assert "unknown parameters ['modulation']" in fault
-
-
-def test_a_way_of_computing_that_is_not_known_is_named(make_package: Callable[..., Path]) -> None:
-    path = make_package(
-        [X], lambda mb, x: mb.upsample_bilinear(x=x, align_corners=True, half_pixel_centers=True), "iOS16"
-    )
-    with pytest.raises(UnavailableError, match=r"op \d+ 'upsample_bilinear'.*half_pixel_centers"):
-        load(path).run({"in_0": X})
 
 
 def test_wrong_inputs(package: Path) -> None:
