@@ -313,7 +313,9 @@ def _place(program: Program, operation: Operation) -> str:
     return f"{program.function}: op {operation.index} '{operation.kind}' output {names}"
 
 
-def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...] | None) -> bool:
+    if declared is None:
+        return True
     return len(shape) == len(declared) and all(d in (None, n) for n, d in zip(shape, declared, strict=True))
 
 

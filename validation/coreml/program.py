@@ -33,10 +33,11 @@ _NUMPY: Mapping[str, np.dtype[Any]] = {**WHOLE, "bool": np.dtype(np.bool_), "int
 @dataclass(frozen=True)
 class TensorType:
     """``kind``: MIL's name of the elements (``fp16``, ``int32``, ``bool``, ``string``, ...), or of a type that is no
-    tensor (``stateType``, ...). ``shape``: None for a length known at run time only."""
+    tensor (``stateType``, ...). ``shape``: None for a length known at run time only, or for all where not even their
+    number is known."""
 
     kind: str
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...] | None
 
 
 @dataclass(frozen=True)
@@ -175,12 +176,13 @@ class _Reader:
         if tensor.rank != len(tensor.dimensions):
             raise self._damaged(f"a tensor has rank {tensor.rank} and {len(tensor.dimensions)} dimensions")
         shape = tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions)
-        return TensorType(_FLOATS.get(kind, kind.lower()), shape)
+        variadic = any(d.unknown.variadic for d in tensor.dimensions)
+        return TensorType(_FLOATS.get(kind, kind.lower()), None if variadic else shape)
 
     def constant(self, message: Any) -> Constant:
         declared = self.type(message.type)
-        shape = tuple(n for n in declared.shape if n is not None)
-        if len(shape) != len(declared.shape):
+        shape = tuple(n for n in declared.shape or () if n is not None)
+        if declared.shape is None or len(shape) != len(declared.shape):
             raise self._damaged("a constant has a dimension of unknown length")
         if message.WhichOneof("value") == "blobFileValue":
             if declared.kind not in (*WHOLE, *PACKED):

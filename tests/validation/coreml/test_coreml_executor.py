@@ -21,7 +21,7 @@ from mobileseg.converters.coreml import TARGET  # noqa: E402
 from mobileseg.converters.export import Deployed, export, rewrite  # noqa: E402
 from mobileseg.converters.target import Lowering  # noqa: E402
 from mobileseg.mobile_assets.demo import scene  # noqa: E402
-from mobileseg.validation.coreml import Feature, Picture, load  # noqa: E402
+from mobileseg.validation.coreml import Feature, load  # noqa: E402
 from mobileseg.validation.parity import reference_of  # noqa: E402
 
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
@@ -59,42 +59,6 @@ def test_what_a_package_takes_and_gives(package: Path) -> None:
     assert executor.inputs == (Feature("in_0", (1, 2, 3, 4), "float32"),)
     assert [(f.shape, f.dtype, f.picture) for f in executor.outputs] == [((1, 3, 3, 4), "float32", None)]
     assert executor.unsupported == ()
-
-
-def image_package(path: Path, **how: Any) -> Path:
-    from coremltools.converters.mil.mil import Builder, types
-
-    @Builder.program(input_specs=[Builder.TensorSpec((1, 3, 4, 6), types.fp32)])
-    def program(x: Any) -> Any:
-        return Builder.reduce_sum(x=x, axes=[1], name="sum")
-
-    with mlpackage.quietly():
-        model = coremltools.convert(
-            program,
-            inputs=[coremltools.ImageType(name="x", shape=(1, 3, 4, 6), **how)],
-            minimum_deployment_target=coremltools.target.iOS16,
-            compute_precision=coremltools.precision.FLOAT32,
-            skip_model_load=True,
-        )
-    model.save(str(path))
-    return path
-
-
-def test_a_picture_with_its_colours_scale_and_bias(tmp_path: Path) -> None:
-    path = image_package(
-        tmp_path / "x.mlpackage", color_layout=coremltools.colorlayout.BGR, scale=0.5, bias=[1.0, 2.0, 3.0]
-    )
-    executor = load(path)
-    assert executor.inputs == (Feature("x", (1, 3, 4, 6), "float32", Picture("BGR", (0.5,), (1.0, 2.0, 3.0))),)
-    picture = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 6)).astype(np.uint8)
-    (result,) = executor.run({"x": picture}).values()
-    np.testing.assert_allclose(result, (picture * 0.5).sum(1) + 6, rtol=1e-6)
-
-
-def test_a_picture_as_it_is(tmp_path: Path) -> None:
-    path = image_package(tmp_path / "x.mlpackage", color_layout=coremltools.colorlayout.RGB)
-    (source,) = load(path).inputs
-    assert source.picture == Picture("RGB")
 
 
 def halves(mb: Any, x: Any) -> Any:
@@ -145,6 +109,27 @@ def test_values_are_freed_after_their_last_use(make_package: Callable[..., Path]
     executor = load(make_package([X], chain))
     assert [len(done) for _, done in executor._steps] == [1] * 7
     assert executor._steps[0][1] == ("in_0",)
+
+
+def test_lengths_that_are_known_at_run_time_only(make_package: Callable[..., Path]) -> None:
+    """As coremltools writes them of inputs of any size; of ``fill``, not even the number of axes is known."""
+    lengths = np.array([2, 1, 3], np.int32)
+    path = make_package([lengths], lambda mb, lengths: mb.fill(shape=lengths, value=np.float32(1.5), name="y"))
+
+    def change(spec: Any, block: Any) -> None:
+        source = spec.mlProgram.functions["main"].inputs[0].type.tensorType
+        source.dimensions[0].unknown.variadic = False
+        for made in (operation(block, "fill"), operation(block, "identity")):
+            del made.outputs[0].type.tensorType.dimensions[1:]
+            made.outputs[0].type.tensorType.dimensions[0].unknown.variadic = True
+            made.outputs[0].type.tensorType.rank = 1
+
+    edit(path, change)
+    for shape in ((2, 1, 3), (4, 2)):
+        (result,) = load(path).run({"in_0": np.array(shape, np.int32)}).values()
+        np.testing.assert_array_equal(result, np.full(shape, np.float32(1.5)))
+    with pytest.raises(UsageError, match=r"takes 'in_0' of \(None,\); got \(1, 3\)"):
+        load(path).run({"in_0": lengths[None]})
 
 
 def test_wrong_inputs(package: Path) -> None:

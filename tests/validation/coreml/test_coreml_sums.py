@@ -58,15 +58,30 @@ def log_sum_exp(x: np.ndarray, **how: Any) -> np.ndarray:
     return np.log(np.sum(np.exp(x), **how))
 
 
+def otherwise(values: np.ndarray) -> np.ndarray:
+    """The same whole numbers as integers or as fractions, whichever they are not."""
+    return values.astype(np.int32 if values.dtype == np.float32 else np.float32)
+
+
+def mixed(draw: Any) -> bool:
+    """From iOS 17 on, a constant may be of another type."""
+    return draw.ios > 16 and draw.number(0, 3) == 0
+
+
 def products(draw: Any) -> Any:
-    """Batches broadcast; a vector on the left is a row."""
+    """Batches broadcast; a vector on the left is a row. Of a vector and batches, coremltools declares another shape."""
+    if mixed(draw):
+        x, y = (np.round(draw.array(s, -9, 9)) for s in ((2, 3), (3, 4)))
+        x, y = (otherwise(x), y) if draw.flag() else (x, otherwise(y))
+        why = "of two constants it wants one type"
+        return [x], lambda mb, x: mb.matmul(x=x, y=y), [x.astype(np.float64) @ y], why
     n, k, m = (draw.number(1, 4) for _ in range(3))
     batch = [draw.number(1, 3) for _ in range(draw.number(0, 2))]
     other = [draw.one(1, b) for b in batch][draw.number(0, 2) :]
     make = draw.array if draw.flag() else (lambda shape: draw.whole(shape, -9, 9))
     left, right = make((*batch, n, k)), make((*other, k, m))
     flips = [draw.flag(), draw.flag()]
-    if draw.number(0, 4) == 0:
+    if draw.number(0, 4) == 0 and right.ndim == 2:
         left, flips[0] = left[(0,) * (left.ndim - 1)], False
     x, y = left.swapaxes(-1, -2) if flips[0] else left, right.swapaxes(-1, -2) if flips[1] else right
     return (
@@ -82,6 +97,8 @@ def layers(draw: Any) -> Any:
     weight = make((draw.number(1, 4), x.shape[-1]))
     bias = make((len(weight),)) if draw.flag() else None
     wanted = x.astype(np.float64) @ weight.T + (0 if bias is None else bias)
+    if x.dtype == np.int32 and mixed(draw):
+        weight, bias = otherwise(weight), None if bias is None else otherwise(bias)
     return [x], lambda mb, x: mb.linear(x=x, weight=weight, bias=bias), [wanted]
 
 

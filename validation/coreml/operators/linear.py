@@ -14,12 +14,15 @@ _EQUATIONS = ("nchw,nwhu->nchu", "nch,hcw->ncw")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``weight``: (outputs, inputs)."""
-    return functional.linear(x, weight, bias)
+    """``weight``: (outputs, inputs). From iOS 17 on, weights may be integers where x is none, and the reverse."""
+    parameters = _alike(x, weight, *([] if bias is None else [bias]))
+    return functional.linear(*parameters)
 
 
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """A vector is a row on the left and a column on the right, and is not transposed."""
+    """A vector is a row on the left and a column on the right, and is not transposed. From iOS 17 on, one may be of
+    integers where the other is not."""
+    x, y = _alike(x, y)
     left = x.transpose(-1, -2) if transpose_x and x.ndim > 1 else x
     right = y.transpose(-1, -2) if transpose_y and y.ndim > 1 else y
     return torch.matmul(left, right)
@@ -27,6 +30,12 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
 
 def einsum(values: list[Tensor], equation: str) -> Tensor:
     return torch.einsum(equation, *values)
+
+
+def _alike(*tensors: Tensor) -> list[Tensor]:
+    """All integers, or none: torch multiplies no others."""
+    mixed = len({tensor.is_floating_point() for tensor in tensors}) > 1
+    return [tensor.double() if mixed else tensor for tensor in tensors]
 
 
 def _other_equation(equation: str = _EQUATIONS[0]) -> str | None:
