@@ -297,7 +297,10 @@ def _other_side(against: str | Path | None, runner: Runner, size: Size, options:
         return _Against(reference_of_file(other), None, None, f"{against} ({other.runtime})")
     demo = against == DEMO
     network = open_network(None if demo else against, size=size, **options)
-    check_size(network, size)
+    try:
+        check_size(network, size)
+    except SizeError as error:
+        raise SizeError(f"'{runner.artifact.path}' is not of this checkpoint: {error}") from error
     name = "the demo network" if demo else f"{network.path} (sha256 {network.sha256[:12]})"
     named = load_classes("demo", network.num_classes) if demo else classes_of(network, None, demo=False)
     return _Against(reference_of(network, _output_size(runner, size)), network, named, name)
