@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobileseg.errors import UsageError
 from mobileseg.validation.runners import open_artifact
@@ -169,10 +170,11 @@ def test_a_file_that_ends_the_process_that_runs_it(tmp_path):
     from mobileseg.validation.inspection import inspect_artifact
     from mobileseg.validation.runners.trial import tried
 
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "picture.png")
     bad = requantizing_model(tmp_path / "bad.tflite", "int8", (1.0, -128), (2.0, 0x560000))
     for use in (
         lambda: mobileseg.validate(bad, against=bad, random=1),
-        lambda: mobileseg.predict(bad, [tmp_path]),
+        lambda: mobileseg.predict(bad, [tmp_path / "picture.png"]),
         lambda: inspect_artifact(bad),
     ):
         with pytest.raises(UsageError, match=r"bad\.tflite' does not load.*ends the process that runs it \(SIG"):
