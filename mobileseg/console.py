@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -19,6 +20,7 @@ from mobileseg.texts import (
     class_rows,
     converted_row,
     delegate_text,
+    duration_text,
     fault_text,
     gate_text,
     layer_row,
@@ -44,6 +46,26 @@ if TYPE_CHECKING:
 LARGEST = 10
 """How many layers of an artifact are shown."""
 
+WORTH_TELLING = 10.0
+"""Seconds that are left."""
+
+_STEP, _MANY = 10, 100
+
+
+@dataclass
+class _Counted:
+    """Pictures of one file or folder. ``begun``: when ``first`` of them were done; ``shown``: the last number told."""
+
+    begun: float
+    first: int
+    shown: int = 0
+
+    def left(self, now: float, done: int, total: int | None) -> float:
+        """Seconds; 0 where it cannot be told."""
+        if total is None or done == self.first:
+            return 0.0
+        return (now - self.begun) / (done - self.first) * (total - done)
+
 
 class Screen:
     """One command's output for people, on ``stream``."""
@@ -52,6 +74,7 @@ class Screen:
         self.console = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
         self.running: Progress | None = None
         self.lock = threading.Lock()
+        self.counted: dict[Path, _Counted] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -156,9 +179,17 @@ class Screen:
             self.console.print(f"WRONG    {fault_text(fault)}", soft_wrap=True)
 
     def predicting(self, path: Path, done: int, total: int | None) -> None:
-        """A line at the first and each tenth picture or frame."""
-        if done == 1 or done % 10 == 0 or done == total:
-            self.console.print(f"{path.name}: {done} of {total or 'an unknown number'}", soft_wrap=True)
+        """A line at the first picture or frame, each tenth of the first hundred, and each hundredth; with the time that
+        is left, where it is worth telling."""
+        now = time.perf_counter()
+        counted = self.counted.setdefault(path, _Counted(now, done))
+        step = _STEP if done <= _MANY else _MANY
+        if counted.shown and done != total and done // step == counted.shown // step:
+            return
+        counted.shown = done
+        left = counted.left(now, done, total)
+        told = f", about {duration_text(left)} left" if left >= WORTH_TELLING else ""
+        self.console.print(f"{path.name}: {done} of {total or 'an unknown number'}{told}", soft_wrap=True)
 
     def predicted(self, made: Prediction) -> None:
         """What was drawn, what covers most of it, and where it is."""
