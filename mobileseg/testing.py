@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobileseg.proving import validate
-from mobileseg.texts import gate_text
+from mobileseg.texts import fault_text, gate_text
 
 if TYPE_CHECKING:
     from mobileseg.proving import Validation
@@ -23,5 +23,6 @@ def assert_parity(artifact: str | Path, against: str | Path | None = None, **opt
     found = validate(artifact, against=against, **options)
     if not found.passed:
         missed = [gate_text(gate) for gate in found.report["parity"]["gates"] if not gate["passed"]]
+        missed += [fault_text(fault) for fault in found.report["operators"].get("faults", ())]
         raise AssertionError(f"'{artifact}' is not equal to what it was held against: {'; '.join(missed)}.")
     return found

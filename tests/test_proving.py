@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -366,3 +367,47 @@ def test_histogram_of_the_errors(files: dict[str, Path]) -> None:
     assert sum(count for _, count in pairs) == 2 * CLASSES * SIZE[0] * SIZE[1]
     largest = max(exponent for exponent, _ in pairs)
     assert 2.0 ** (largest - 1) <= parity(found)["max_abs_err"] < 2.0**largest
+
+
+WRONG = {
+    "node": "prelu_2",
+    "operator": "prelu",
+    "module": "encoder.act",
+    "torch_nodes": [{"node": "prelu_2", "operator": "prelu", "module": "encoder.act"}],
+    "file_operators": [{"index": 28, "operator": "LEAKY_RELU", "name": "act;28"}],
+    "sqnr_db": 34.31,
+    "bias_steps": -1.02,
+    "alone": True,
+    "rewrites": ["rewrite_prelu"],
+    "quantization": {"dtype": "int8", "scale": 0.05, "zero_point": -3},
+}
+VALUE = {
+    **{key: WRONG[key] for key in ("node", "operator", "module", "sqnr_db", "bias_steps")},
+    "file_operator": "LEAKY_RELU",
+    "file_name": "act;28",
+    "accumulated_sqnr_db": "infinite",
+}
+TIMED = {"device": "host", "runtime": "LiteRT", "threads": 1, "warmup": 1, "runs": 5, "ms_p50": 30.04, "ms_p90": 31.5}
+TIMED |= {"ms_p99": 40.0, "ms_min": 29.0, "load_ms": 4.0, "peak_memory_mb": 12.5}
+TIMED |= {"delegated_share": {"not_run": "not asked"}, "per_op": {"not_run": "not asked"}}
+
+
+def test_a_wrong_operator_and_a_latency_in_all_summaries(good: Validation, summaries: Path) -> None:
+    operators = {"runner": "LiteRT", "picture": 1, "torch_values": 9, "file_operators": 40}
+    operators |= {"values": [VALUE], "faults": [WRONG]}
+    report = {**good.report, "operators": operators, "latency": [TIMED]}
+    assert schema_faults(report) == []
+    write_summaries(replace(good, report=report), markdown=summaries / "r.md", html=summaries / "r.html")
+    said = (
+        "torch's prelu of encoder.act (prelu_2) is LEAKY_RELU 28 'act;28' in the file, 34.3 dB from what the same inputs "
+        "give, -1.02 quantization steps on average; everything behind it agrees; changed by rewrite_prelu; stored as "
+        "int8, scale 0.05, zero point -3"
+    )
+    assert said in (summaries / "r.md").read_text()
+    page = Page((summaries / "r.html").read_text())
+    words = " ".join(page.words)
+    assert said in words
+    assert "30.0 ms" in words
+    assert "12.5" in words
+    assert "svg" in page.tags
+    assert page.addresses == [address for address in page.addresses if address.startswith("data:")]
