@@ -162,7 +162,6 @@ def nearest_corners(mb: Any, x: Any) -> Any:
         ),
         (lambda mb, x: mb.resize(x=x, shape=[3, 5, 6], resized_dims=np.uint32(3)), "iOS17", "3 resized axes"),
         (nearest_corners, "iOS17", "NEAREST_NEIGHBOR with ALIGN_CORNERS"),
-        (lambda mb, x: mb.local_response_norm(x=x, size=2), "iOS16", "2 channels, an even number"),
     ],
 )
 def test_ways_of_computing_that_are_not_known(
@@ -201,13 +200,13 @@ def test_a_choice_that_is_no_single_value_is_damage(make_package: Callable[..., 
     """It is met when the file is opened, in a sentence."""
 
     def change(spec: Any, block: Any) -> None:
-        name = operation(block, "local_response_norm").inputs["size"].arguments[0].name
+        name = operation(block, "upsample_bilinear").inputs["align_corners"].arguments[0].name
         constant = next(o for o in block.operations if o.outputs[0].name == name)
         value = constant.attributes["val"]
-        value.immediateValue.tensor.ints.values[:] = [3, 3]
+        value.immediateValue.tensor.bools.values[:] = [True, True]
         value.type.tensorType.rank = 1
         value.type.tensorType.dimensions.add().constant.size = 2
 
-    path = edited(make_package([X], lambda mb, x: mb.local_response_norm(x=x, size=3)), tmp_path, change)
-    with pytest.raises(UsageError, match=r"op \d+ 'local_response_norm'.*Convert it again"):
+    path = edited(make_package([X], lambda mb, x: mb.upsample_bilinear(x=x)), tmp_path, change)
+    with pytest.raises(UsageError, match=r"op \d+ 'upsample_bilinear'.*Convert it again"):
         load(path)

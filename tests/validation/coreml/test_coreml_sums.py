@@ -187,9 +187,10 @@ def l2_norms(draw: Any) -> Any:
 
 
 def local_norms(draw: Any) -> Any:
-    x, size = draw.array((draw.number(1, 2), draw.number(1, 6), *draw.shape(1, 2, 3))), draw.one(1, 3, 5)
+    """Of an even number of channels, one more before than after."""
+    x, size = draw.array((draw.number(1, 2), draw.number(1, 6), *draw.shape(1, 2, 3))), draw.number(1, 5)
     alpha, beta, k = draw.one(0.25, 0.5), draw.one(0.5, 0.75), draw.one(1.0, 1.5)
-    pad = [(0, 0), (size // 2, size // 2), *[(0, 0)] * (x.ndim - 2)]
+    pad = [(0, 0), (size // 2, (size - 1) // 2), *[(0, 0)] * (x.ndim - 2)]
     squares = np.pad(x.astype(np.float64) ** 2, pad)
     around = np.lib.stride_tricks.sliding_window_view(squares, size, 1).sum(-1)
     wanted = x / (k + alpha / size * around) ** beta

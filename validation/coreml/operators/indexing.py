@@ -69,13 +69,13 @@ def scatter_along_axis(
     mode: Mode = "add",
     validate_indices: bool = False,
 ) -> Tensor:
-    """An integer is divided by the product of all that it is divided by, and the quotient loses its fraction."""
+    """Of several updates of one element the last stays, as in coremltools' tests. An integer is divided by the product
+    of all that it is divided by, and the quotient loses its fraction."""
     places = _inside(indices, data.shape[axis], ios)
     if mode == "update":
-        updated = data.scatter(axis, places, updates)
-        if not torch.equal(updated.gather(axis, places).nan_to_num(), updates.nan_to_num()):
-            raise UnavailableError("which of several updates of one element stays is not defined")
-        return updated
+        order = torch.arange(updates.shape[axis]).reshape(-1, *[1] * (-1 - axis_of(axis, data.ndim) + data.ndim))
+        last = torch.full(data.shape, -1).scatter_reduce(axis, places, order.expand(updates.shape), "amax")
+        return torch.where(last < 0, data, updates.gather(axis, last.clamp(min=0)))
     if mode == "sub":
         return data.scatter_reduce(axis, places, -updates, "sum")
     if mode == "div":
