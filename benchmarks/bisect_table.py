@@ -1,4 +1,4 @@
-"""What `validate --bisect` finds in sound files: the lowest SQNR of a single operator, by checkpoint, target, precision.
+"""What `validate --bisect` finds in sound files: the lowest SQNR of an operator, by checkpoint, target and precision.
 
     python benchmarks/bisect_table.py SHARED --size 128x256 --json rows.json
 

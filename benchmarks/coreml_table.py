@@ -1,12 +1,10 @@
-"""Core ML packages through the reference executor: every checkpoint of a folder, and networks of others.
+"""Networks of others as Core ML packages of every precision, each from one trace.
 
-    python benchmarks/coreml_table.py SHARED --json rows.json
     python benchmarks/coreml_table.py --model tests/networks/unet.py:build --size 64x96 --precisions fp32,fp16
 
-SHARED holds `checkpoints/manifest.json` (file, size, data set of each) and `images/<data set>/test`. Each checkpoint is
-converted at its own training size; a network of others, given as FILE:FUNCTION, is run on the demo's scenes. Beside
-each error stands how far the checkpoint's own float32 arithmetic is from float64. Rows are printed as Markdown and
-added to the JSON file as they come.
+Each network, given as FILE:FUNCTION, is run on the demo's scenes; beside each error stands how far its own float32
+arithmetic is from float64. No layer of an fp16 file is kept in float32, as `convert` does where a gate is missed.
+(Checkpoints: `parity_table.py`.) Rows are printed as Markdown and added to the JSON file as they come.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +27,12 @@ from mobileseg.checkpoint import Checkpoint
 from mobileseg.converters.export import Deployed, Exported, export, rewrite
 from mobileseg.converters.target import Lowering
 from mobileseg.mobile_assets.demo import EVALUATION_SEEDS, scene
-from mobileseg.pictures import find_pictures, iter_pictures
 from mobileseg.registry import QUANTIZERS, quantizer, target
 from mobileseg.types import NotRun, Size
-from mobileseg.validation.coreml import load
 from mobileseg.validation.parity import compare, record, recorded, reference_of, reference_precision
 from mobileseg.validation.runners import open_artifact
 
 PRECISIONS = "fp32,fp16,w8,palette8,palette6,palette4"
-VARIANTS = {"enet-greenhouse-davidtvs-pre2021": "davidtvs-pre2021"}
-"""What the keys cannot tell."""
 
 
 def rows_of(
@@ -54,17 +47,9 @@ def rows_of(
         for precision in options.precisions.split(","):
             path = Path(folder) / f"{name}.{precision}.mlpackage"
             lower(exported, precision, size, path)
-            executor = load(path, arithmetic=options.arithmetic)
-            (source,), seconds = executor.inputs, list[float]()
-
-            def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
-                started = time.perf_counter()
-                (result,) = executor.run({source.name: tensor}).values()  # noqa: B023 used before the next turn
-                seconds.append(time.perf_counter() - started)  # noqa: B023
-                return result
-
-            runner = replace(open_artifact(path), invoke=invoke, cannot_run="")
+            runner, started = open_artifact(path), time.perf_counter()
             found = compare(reference, runner, pictures)
+            seconds = (time.perf_counter() - started) / len(pictures)
             if isinstance(found.errors, NotRun):
                 raise SystemExit(f"{name} {precision}: {found.errors.why}")
             yield {
@@ -76,7 +61,7 @@ def rows_of(
                 "own_sqnr_db": own,
                 "agreement": found.agreement.pixels,
                 "images": found.images,
-                "seconds": sorted(seconds)[len(seconds) // 2],
+                "seconds": seconds,
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
             }
 
@@ -102,15 +87,6 @@ def given(options: argparse.Namespace) -> Iterator[tuple[str, Checkpoint, Size, 
     for model in options.model:
         pictures = [scene(seed, size).picture for seed in EVALUATION_SEEDS[: options.pictures]]
         yield Path(model).name, load_checkpoint(None, model=model, size=size), size, pictures
-    if options.shared is None:
-        return
-    for entry in json.loads((options.shared / "checkpoints" / "manifest.json").read_text()):
-        if options.only in entry["name"]:
-            path = options.shared / "checkpoints" / entry["file"]
-            folder = options.shared / "images" / (entry["dataset"] or "camvid") / "test"
-            size = (entry["size"][0], entry["size"][1])
-            pictures = list(iter_pictures(find_pictures(folder)[: options.pictures], size))
-            yield entry["name"], load_checkpoint(path, variant=VARIANTS.get(entry["name"])), size, pictures
 
 
 def shown(value: Any) -> str:
@@ -121,13 +97,10 @@ def shown(value: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shared", type=Path, nargs="?")
-    parser.add_argument("--model", action="append", default=[], help="FILE:FUNCTION of a network of others")
-    parser.add_argument("--size", default="64x96", help="HxW of the networks of others")
+    parser.add_argument("--model", action="append", required=True, help="FILE:FUNCTION of a network of others")
+    parser.add_argument("--size", default="64x96", help="HxW")
     parser.add_argument("--precisions", default=PRECISIONS)
-    parser.add_argument("--arithmetic", default="file", choices=("file", "float32"))
     parser.add_argument("--pictures", type=int, default=2)
-    parser.add_argument("--only", default="", help="part of the checkpoints' names")
     parser.add_argument("--json", type=Path, default=Path("coreml_table.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)

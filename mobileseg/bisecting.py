@@ -46,7 +46,7 @@ def bisect(
     pictures, fed = _both_inputs(runner, checkpoint, picture)
     with tempfile.TemporaryDirectory(prefix="mobileseg-") as folder:
         trace = trace_artifact(runner.artifact.path, runner.encoded(pictures), Path(folder))
-        comparison = _comparison(runner, exported, trace, fed)
+        comparison = _comparison(runner, checkpoint, exported, trace, fed)
         located = locate(comparison)
         accumulated = comparison.plainly(located.matches)
     rewrites = _rewrites(runner, exported)
@@ -86,13 +86,18 @@ def _both_inputs(
     return picture[None], np.ascontiguousarray(picture[None].transpose(0, 3, 1, 2), np.float32)
 
 
-def _comparison(runner: Runner, exported: Exported, trace: Trace, fed: NDArray[np.float32]) -> Comparison:
+def _comparison(
+    runner: Runner, checkpoint: Checkpoint, exported: Exported, trace: Trace, fed: NDArray[np.float32]
+) -> Comparison:
     import torch
 
+    from mobileseg.foreign import Logits
     from mobileseg.validation.bisect import Candidate, Candidates, Comparison, Network
 
+    # Of `Deployed`, and of what reduces a network of others to its main output.
+    prefix = "network.network." if isinstance(checkpoint.network, Logits) else "network."
     return Comparison(
-        network=Network(exported.program.module(check_guards=False)),
+        network=Network(exported.program.module(check_guards=False), prefix),
         candidates=Candidates(trace),
         precision=runner.artifact.precision,
         picture=torch.from_numpy(fed),

@@ -16,6 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mobileseg.texts import (
+    bytes_text,
     class_rows,
     converted_row,
     delegate_text,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from mobileseg.prediction import Prediction
     from mobileseg.proving import Validation
     from mobileseg.types import Checkpoint, ConvertResult, Notice, Size
+    from mobileseg.validation.devices.arm64_root import Installation
     from mobileseg.validation.inspection import ArtifactSummary
 
 LARGEST = 10
@@ -249,6 +251,8 @@ class Screen:
         for backend in diagnosis.backends:
             if not backend.works:
                 self.console.print(f"{backend.target}: {backend.fault}. Mend it with: {backend.remedy}", soft_wrap=True)
+        for device in diagnosis.devices:
+            self.console.print(f"Device {device.name}: {device.fault or 'works'}", soft_wrap=True)
         if diagnosis.checkpoint is None or diagnosis.size is None:
             return
         self.loaded(diagnosis.checkpoint, diagnosis.size)
@@ -258,6 +262,15 @@ class Screen:
             for reason in (reason for rewrite in prospect.rewrites for reason in rewrite.left):
                 self.console.print(f"Left: {reason}")
             self.console.print(prospect.refusal or "Nothing is left that it cannot run.")
+
+    def installed(self, installed: Installation) -> None:
+        """What a device has, and where."""
+        packages = ", ".join(f"{name} {version}" for name, version in installed.packages.items())
+        self.console.print(
+            f"{installed.device} {'is now' if installed.made else 'was already'} set up: {packages} on Python "
+            f"{installed.python}, in '{installed.folder}' ({bytes_text(installed.bytes)}).",
+            soft_wrap=True,
+        )
 
     def inspected(self, summary: CheckpointSummary | ArtifactSummary) -> None:
         if summary.kind == "checkpoint":

@@ -14,7 +14,7 @@ from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 from mobileseg import outputs, registry
-from mobileseg.errors import MobilesegError, RewriteError, UsageError
+from mobileseg.errors import MobilesegError, RewriteError, UnavailableError, UsageError
 from mobileseg.types import Artifact, GateLimits, Head, NotRun, Preprocessing, Quantized, Rewrite
 
 if TYPE_CHECKING:
@@ -160,14 +160,17 @@ def _compared(task: Task, reference: Reference) -> tuple[Artifact, ParityResult 
     if runner.cannot_run:
         return artifact, NotRun(runner.cannot_run)
     parity = task.parity
-    result = compare(
-        reference,
-        runner,
-        parity.pictures(),
-        parity.labels() if parity.labels is not None else None,
-        void=task.void,
-        preprocessing=task.preprocessing,
-    )
+    try:
+        result = compare(
+            reference,
+            runner,
+            parity.pictures(),
+            parity.labels() if parity.labels is not None else None,
+            void=task.void,
+            preprocessing=task.preprocessing,
+        )
+    except UnavailableError as error:  # a form of an operator that only running it tells the runtime lacks
+        return artifact, NotRun(str(error))
     return artifact, replace(result, notes=(*result.notes, f"compared on {parity.name}"))
 
 

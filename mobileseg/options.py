@@ -150,6 +150,12 @@ Opacity = Annotated[
 Legend = Annotated[bool, typer.Option("--legend", help="The classes in a strip below each overlay, too.")]
 VideoMasks = Annotated[bool, typer.Option("--video-masks", help="A label map of each frame of a video, too.")]
 Threads = Annotated[int | None, _option("--threads", metavar="N", min=1, help="Of the artifact's runtime; else all.")]
+ComputeUnits = Annotated[
+    str,
+    typer.Option(
+        "--compute-units", metavar="UNITS", help="Core ML on macOS: all, cpu_only, cpu_and_gpu or cpu_and_ne."
+    ),
+]
 
 # Pictures
 Calibration = Annotated[
@@ -185,6 +191,13 @@ FileRawInput = Annotated[
 ]
 FilePrecision = Annotated[str | None, _option("--precision", metavar="P", help="Whose gates it is held to.")]
 
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="Where the file is run: a device of 'mobileseg list devices'.")
+]
+PackageSources = Annotated[
+    Path | None,
+    _option("--sources", metavar="FILE", help="Package sources (.list or .sources) in place of the machine's own."),
+]
 Workers = Annotated[int | None, _option("--jobs", metavar="N", help="Processes that share the pictures, at most.")]
 Cluster = Annotated[
     str | None, _option("--cluster", metavar="HOST:PORT", help="A Dask scheduler, whose workers share them.")

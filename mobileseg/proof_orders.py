@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -79,7 +78,7 @@ class ProofOrder:
         from mobileseg.validation.parity import compared
 
         position, labels = self.numbers.index(number), self.source.labels
-        with _threads(sides.threads):
+        with resources.torch_threads(sides.threads):
             return compared(
                 sides.reference,
                 sides.runner,
@@ -104,7 +103,7 @@ def found_on(
         one_done()
 
     labels = source.labels() if source.labels is not None else None
-    with _threads(sides.threads):
+    with resources.torch_threads(sides.threads):
         tally = tallied(
             sides.reference,
             sides.runner,
@@ -116,19 +115,6 @@ def found_on(
             seen=seen,
         )
     return Found(tally, worst)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """PyTorch's, while the context lasts."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def orders_for(opening: Opening, source: PictureSource, void: int | None, parts: int) -> list[ProofOrder]:

@@ -140,7 +140,9 @@ def validate(
     gates: GateLimits | None = None,
     baseline: str | Path | None = None,
     bisect: bool = False,
+    device: str = registry.HOST,
     threads: int = 1,
+    compute_units: str = "all",
     jobs: int | None = None,
     cluster: str | None = None,
     progress: Callable[[Path, int, int | None], None] = lambda path, done, total: None,
@@ -152,11 +154,11 @@ def validate(
     taken unless ``image_count`` says fewer; ``random``: so many pictures of noise instead; without either demo scenes.
     ``size``: (H, W) pixels for a file that takes any. ``baseline``: a report; a figure that became worse than its
     fails. ``bisect``: on the picture of least agreement, hold what each operator gives against torch's, too; one that
-    is wrong fails. ``jobs``: processes that share the pictures, at most; None for as many as are worth it and have
-    room.
-    ``cluster``: address of a Dask scheduler, whose workers share them instead, and find files and pictures under the
-    same paths; the result is the same to the last bit. ``progress`` is told the file, and how many pictures are done of
-    how many.
+    is wrong fails. ``device``: what runs the artifact; the other side is this machine's CPU's. ``compute_units``: of
+    Core ML on macOS. ``jobs``: processes that share the pictures, at most; None for as many as are worth it and have
+    room. ``cluster``: address of a Dask scheduler, whose workers share them instead, and find files and pictures under
+    the same paths; the result is the same to the last bit. ``progress`` is told the file, and how many pictures are
+    done of how many.
 
     Raises `UsageError` and its kinds for bad input, for a file of another network or size; `UnavailableError` for a
     file that this machine cannot run, or a cluster that is not there.
@@ -182,7 +184,7 @@ def validate(
         "preprocessing": preprocessing,
         "overrides": preprocessing_overrides,
     }
-    placement = Placement(threads=threads)
+    placement = Placement(device=device, threads=threads, compute_units=compute_units)
     opening = _Opening(Path(artifact), description or FileDescription(), placement, size, against, network)
     tflite_tried(artifact, against)
     runner, other = opening.both()

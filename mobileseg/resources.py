@@ -1,8 +1,10 @@
-"""How much of this machine there is to work with."""
+"""How much of this machine there is to work with, and how much of it PyTorch takes."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 GIB = 2**30
@@ -28,6 +30,19 @@ def available_memory() -> int | None:
         left = max(0, int(limit) - int(used))
         return left if free is None else min(free, left)
     return free
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """PyTorch's threads, while the context lasts. With another number the last bits of its sums are others."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _read(path: Path) -> str:

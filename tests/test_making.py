@@ -43,11 +43,12 @@ def make_file(tmp_path_factory: pytest.TempPathFactory) -> Convert:
     exported = export(Deployed(module, UNIT, "logits"), SIZE)
     source = PictureSource("two scenes", 2, pictures)
 
-    def made(name: str, precision: str, gates: GateLimits) -> Made:
+    def made(name: str, precision: str, gates: GateLimits, delegate: str | None = None) -> Made:
         layout = {"layout": target(name).input_layout}
         metadata = {"target": name, "precision": precision, "head": "logits", "input": layout, "output": layout}
         path = tmp_path_factory.mktemp(name) / f"eight{target(name).suffix}"
-        task = Task(name, precision, "logits", {}, metadata, path, path, source, source, None, UNIT, gates)
+        options = {"delegate": delegate} if delegate else {}
+        task = Task(name, precision, "logits", options, metadata, path, path, source, source, None, UNIT, gates)
         return make(task, exported, reference_of(network), silent)
 
     return made
@@ -68,7 +69,7 @@ def float32_constants(made: Made) -> int:
     return read_graph(made.artifact.path).quantization.get("float32", 0)
 
 
-@pytest.mark.parametrize("name", ["onnx", pytest.param("executorch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["onnx", "coreml", pytest.param("executorch", marks=pytest.mark.slow)])
 def test_as_few_layers_as_the_gates_need(make_file: Convert, name: str) -> None:
     pytest.importorskip(target(name).modules[0], reason=f"install the extra: pip install 'mobileseg[{name}]'")
     plain = make_file(name, "fp16", GateLimits(min_agreement=0.5))
@@ -94,3 +95,14 @@ def test_files_that_have_nothing_to_widen_stay_as_they_are(make_file: Convert, n
     pytest.importorskip(target(name).modules[0], reason=f"install the extra: pip install 'mobileseg[{name}]'")
     made = make_file(name, precision, GateLimits(min_agreement=0.5, min_sqnr_db=300))
     assert isinstance(made.quantized, NotRun)
+
+
+@pytest.mark.slow
+def test_core_ml_inside_executorch_keeps_its_first_layers_too(make_file: Convert) -> None:
+    for module in ("executorch", "coremltools"):
+        pytest.importorskip(module)
+    plain = make_file("executorch", "fp16", GateLimits(min_agreement=0.5), "coreml")
+    limits = GateLimits(min_agreement=0.5, min_sqnr_db=sqnr_db(plain) + 2)
+    better = make_file("executorch", "fp16", limits, "coreml")
+    assert not isinstance(better.quantized, NotRun)
+    assert all_passed(apply_gates(parity(better), "fp16", limits))

@@ -49,4 +49,5 @@ TARGET = Target(
     lower=_lower,
     options=("deployment_target", "author", "license"),
     check=check,
+    widens=True,
 )

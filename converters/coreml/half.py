@@ -6,27 +6,53 @@ All but:
   brightness of every picture by up to 0.05 %;
 - softmax, whose small probabilities float16 cannot hold;
 - operators with a constant that float16 holds only as subnormals (all below 6.1e-5), which the Neural Engine may flush
-  to zero. (Constants beyond 65504 coremltools itself leaves in float32.)
+  to zero. (Constants beyond 65504 coremltools itself leaves in float32.);
+- on demand the first layers, whose roundings grow through all the others (`mobileseg.making`). The Neural Engine has no
+  float32: they run on the GPU or the CPU.
 
 The comparison of a window's elements with its maximum (`passes.rewrite_unpooling`) is float16, or it would leave the
 Neural Engine: the pooling and the subtraction read one tensor of already rounded numbers, and a maximum is one of them.
+Where the pooling is among the first layers and the subtraction is not, both sides are rounded between them, which
+keeps the order of numbers: the rounded maximum is the maximum of the rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 _WIDE = frozenset({"softmax"})
 _AFFINE = frozenset({"mul", "add", "sub", "real_div"})
+_LAYERS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
 _EXCHANGE = (3, 3, 1, 1)
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
 
+def chooser(float32_share: float) -> Callable[[Any], bool]:
+    """For one use of `coremltools.transform.FP16ComputePrecision`: `computes_in_half` of all operations but the first
+    ``float32_share`` of the layers, and what is computed before the next one."""
+    leading: list[set[Any]] = []
+
+    def chosen(operation: Any) -> bool:
+        # Looked for at the first operation: from then on Casts are put between them.
+        if not leading:
+            leading.append(set(_leading(list(operation.enclosing_block.operations), float32_share)))
+        return operation not in leading[0] and computes_in_half(operation)
+
+    return chosen
+
+
+def _leading(operations: list[Any], share: float) -> list[Any]:
+    layers = [i for i, operation in enumerate(operations) if operation.op_type in _LAYERS]
+    kept = math.ceil(share * len(layers))
+    return operations[: [*layers, len(operations)][kept]] if kept else []
+
+
 def computes_in_half(operation: Any) -> bool:
-    """For `coremltools.transform.FP16ComputePrecision`: whether this MIL operation may be float16."""
+    """Whether this MIL operation may be float16."""
     return (
         operation.op_type not in _WIDE
         and operation not in list(_preprocessing(operation.enclosing_block))

@@ -12,7 +12,7 @@ import torch
 
 from mobileseg import mlpackage
 from mobileseg.converters.coreml import DEFAULT_DEPLOYMENT_TARGET, check
-from mobileseg.converters.coreml.half import computes_in_half
+from mobileseg.converters.coreml.half import chooser
 from mobileseg.converters.passes.base import arguments_of, aten, is_call, substitute, value
 from mobileseg.errors import MobilesegError, cannot_convert
 from mobileseg.types import OUTPUT_NAMES
@@ -67,7 +67,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
                 replace(rewritten, module=as_coremltools_reads_it(rewritten.module)).program,
                 convert_to="mlprogram",
                 minimum_deployment_target=coremltools.target[_deployment_target(lowering)],
-                compute_precision=_precision(coremltools, lowering.precision),
+                compute_precision=_precision(coremltools, lowering),
                 pass_pipeline=_pipeline(coremltools),
                 inputs=[_input_type(coremltools, tuple(picture.shape), is_image)],
                 outputs=[_output_type(coremltools, output, lowering.head)],
@@ -84,12 +84,12 @@ def _deployment_target(lowering: Lowering) -> str:
     return lowering.options.get("deployment_target") or DEFAULT_DEPLOYMENT_TARGET
 
 
-def _precision(coremltools: Any, precision: str) -> Any:
-    if precision == "fp32":
+def _precision(coremltools: Any, lowering: Lowering) -> Any:
+    if lowering.precision == "fp32":
         return coremltools.precision.FLOAT32
-    if precision == "fp16":
-        return coremltools.transform.FP16ComputePrecision(op_selector=computes_in_half)
-    raise MobilesegError(f"Core ML has no base precision '{precision}'.")
+    if lowering.precision == "fp16":
+        return coremltools.transform.FP16ComputePrecision(op_selector=chooser(lowering.float32_share))
+    raise MobilesegError(f"Core ML has no base precision '{lowering.precision}'.")
 
 
 def _pipeline(coremltools: Any) -> Any:

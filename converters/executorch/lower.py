@@ -111,7 +111,7 @@ def _lowered(rewritten: RewrittenProgram, delegate: Delegate, lowering: Lowering
         METADATA_METHOD: json.dumps(lowering.metadata, sort_keys=True),
         DIGEST_METHOD: UNSIGNED,
     }
-    with listening(delegate) as reasons, delegate.compiling(lowering.precision):
+    with listening(delegate) as reasons, delegate.compiling(lowering.precision, lowering.float32_share):
         edge = to_edge_transform_and_lower(
             rewritten.program,
             transform_passes=[contiguous_everywhere()],

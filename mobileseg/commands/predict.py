@@ -26,6 +26,7 @@ def predict(
     num_classes: options.NumClasses = None,
     preprocessing: options.PreprocessingName = None,
     threads: options.Threads = None,
+    compute_units: options.ComputeUnits = "all",
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -52,6 +53,7 @@ def predict(
             num_classes=num_classes,
             preprocessing=preprocessing,
             threads=threads,
+            compute_units=compute_units,
             progress=screen.predicting,
         )
         screen.predicted(result)

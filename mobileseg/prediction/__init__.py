@@ -156,6 +156,7 @@ def predict(
     legend: bool = False,
     video_masks: bool = False,
     threads: int | None = None,
+    compute_units: str = "all",
     progress: Progress = lambda path, done, total: None,
 ) -> Prediction:
     """Segment pictures and videos; write ``masks/NAME.png``, ``overlays/NAME.jpg`` or ``.mp4``, and ``legend.png``.
@@ -166,7 +167,7 @@ def predict(
     (a checkpoint: else what it was trained at). ``preprocessing``: for a checkpoint, or an artifact of raw input.
     ``factory``, ``architecture``, ``variant``: of a checkpoint, as `mobileseg.convert` has them (``model``, ...).
     ``legend``: the classes in a strip below each overlay too. ``video_masks``: label maps of a video's frames too.
-    ``threads``: of an artifact's runtime, all cores where None.
+    ``threads``: of an artifact's runtime, all cores where None. ``compute_units``: of Core ML on macOS.
 
     A file that cannot be read stands in the result's ``failures``, and the others are done. Raises `PictureError` where
     none can be read, `UnavailableError` for an artifact that cannot be run here, `MissingExtraError` for a package that
@@ -188,6 +189,7 @@ def predict(
         architecture=architecture,
         variant=variant,
         threads=threads,
+        compute_units=compute_units,
     )
     run = _Run(segmenter, folder, opacity, legend, video_masks, progress)
     start, tally = time.perf_counter(), run.no_tally()

@@ -76,6 +76,7 @@ def open_segmenter(
     architecture: str | None = None,
     variant: str | None = None,
     threads: int | None = None,
+    compute_units: str = "all",
 ) -> Segmenter:
     """An artifact by its suffix, else a checkpoint; None is the embedded demo network, or the ``factory``'s own.
 
@@ -84,8 +85,11 @@ def open_segmenter(
     """
     if isinstance(model, (str, Path)) and Path(model).suffix in RUNNERS:
         tflite_tried(model)
-        runner = open_artifact(Path(model), Placement(threads=threads or os.cpu_count() or 1))
+        placement = Placement(threads=threads or os.cpu_count() or 1, compute_units=compute_units)
+        runner = open_artifact(Path(model), placement)
         return _of_artifact(runner, size, num_classes, classes, preprocessing)
+    if compute_units != Placement().compute_units:
+        raise OptionError(f"Only Core ML files have compute units to choose; leave out --compute-units for '{model}'.")
     from mobileseg import pipeline
 
     if isinstance(model, Checkpoint):

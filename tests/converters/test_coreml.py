@@ -1,4 +1,4 @@
-"""Core ML packages: what is in them. None runs here; the program is read back and compared with torch's graph."""
+"""Core ML packages: what is in them, read back and compared with torch's graph."""
 
 from __future__ import annotations
 
@@ -256,6 +256,19 @@ def test_fp16_computes_in_float16_all_but_softmax(written: Any) -> None:
     wide = [o.op_type for o in operations if dtype_of(o.outputs[0]) == "fp32"]
     assert wide == ["mul", "add", "cast", "softmax"]
     assert {dtype_of(o.weight) for o in operations if o.op_type == "conv"} == {"fp16"}
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.2, 1), (0.25, 2), (0.75, 4), (1.0, 5)])
+def test_the_first_layers_stay_float32_on_demand(tmp_path: Path, share: float, kept: int) -> None:
+    """And what is computed before the next one."""
+    path = tmp_path / "x.mlpackage"
+    TARGET.lower(program(), Lowering("fp16", "logits", METADATA, float32_share=share), path)
+    operations = [o for o in mlpackage.read(path).function.operations if o.op_type not in ("const", "cast")]
+    layers = [i for i, o in enumerate(operations) if o.op_type in ("conv", "conv_transpose")]
+    first = [*layers, len(operations)][kept]
+    kinds = ["fp32" if i < first else "fp16" for i in range(len(operations))]
+    assert [dtype_of(o.outputs[0]) for o in operations] == kinds
+    assert [dtype_of(operations[i].weight) for i in layers] == [kinds[i] for i in layers]
 
 
 def test_a_maximum_and_its_window_are_the_same_rounded_numbers(written: Any) -> None:

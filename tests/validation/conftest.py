@@ -1,14 +1,18 @@
-"""Tiny artifacts that the validation tests run: a 1x1 convolution from RGB to four classes, known in NumPy."""
+"""Tiny artifacts that the validation tests run: a 1x1 convolution from RGB to four classes, known in NumPy; a small
+network as Core ML packages."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SIZE = (6, 10)
 WEIGHT = np.random.default_rng(0).normal(0, 0.02, (4, 3)).astype(np.float32)
@@ -94,3 +98,54 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
 def tiny() -> tuple[Callable[[np.ndarray], np.ndarray], Callable[..., dict[str, Any]]]:
     """The tiny network in NumPy, and the factory of its metadata."""
     return expected_logits, description
+
+
+MLPACKAGE_SIZE = (16, 24)
+
+
+@pytest.fixture(scope="session")
+def small_network() -> nn.Module:
+    """Three convolutions, five classes."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 40, 1), nn.Conv2d(40, 5, 1))
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def make_mlpackage(small_network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A factory of packages of the small network, with other metadata, or none. They are not to be changed."""
+    pytest.importorskip("coremltools", reason="install the extra: pip install 'mobileseg[coreml]'")
+    from mobileseg import registry
+    from mobileseg.converters.coreml import TARGET
+    from mobileseg.converters.export import Deployed, export, rewrite
+    from mobileseg.converters.target import Lowering
+    from mobileseg.quantization.coreml import compress_weights
+
+    folder = tmp_path_factory.mktemp("mlpackage")
+    made: dict[str, Path] = {}
+
+    def make(precision: str = "fp32", head: Any = "logits", raw: bool = False, **changes: Any) -> Path:
+        key = repr((precision, head, raw, changes))
+        if key not in made:
+            made[key] = folder / f"{len(made)}.mlpackage"
+            preprocessing = None if raw else registry.preprocessing("unit")
+            exported = export(Deployed(small_network, preprocessing, head), MLPACKAGE_SIZE)
+            metadata = {
+                "target": "coreml",
+                "precision": precision,
+                "head": head,
+                "raw_input": raw,
+                "input": {"layout": "NCHW", "size": list(MLPACKAGE_SIZE)},
+                "output": {"layout": "NCHW"},
+                **changes,
+            }
+            base = "fp32" if precision == "fp32" else "fp16"
+            TARGET.lower(rewrite(exported, "coreml", precision), Lowering(base, head, metadata), made[key])
+            if precision not in ("fp32", "fp16"):
+                compress_weights(made[key], precision)
+        return made[key]
+
+    return make

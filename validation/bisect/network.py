@@ -21,9 +21,11 @@ Replace = Callable[[str, "Tensor"], "Tensor"]
 
 @dataclass(frozen=True)
 class Network:
-    """``module``: a graph of ATen operators of one picture ``(1, 3, H, W) float32``, as `torch.export` unlifts it."""
+    """``module``: a graph of ATen operators of one picture ``(1, 3, H, W) float32``, as `torch.export` unlifts it.
+    ``prefix``: of its modules' paths, to be left out where they are told."""
 
     module: GraphModule
+    prefix: str = ""
 
     def run(self, picture: Tensor, replaced: Replace) -> None:
         """Compute all nodes in order. ``replaced`` is asked about every floating-point value, the picture first, and
@@ -97,6 +99,17 @@ class Network:
                     waiting.append(read)
         return tuple(node for node in self.nodes if node in found)
 
+    def next_after(self, name: str, agreeing: Container[str]) -> Iterator[str]:
+        """The first nodes computed from this one that agree."""
+        seen, waiting = set[Node](), list(self.nodes[name].users)
+        while waiting:
+            user = waiting.pop()
+            if user.name in agreeing:
+                yield user.name
+            elif user not in seen:
+                seen.add(user)
+                waiting += user.users
+
     def operator(self, name: str) -> str:
         """In torch's words: ``conv2d``. Of one result among several: of the operator that gives it."""
         node = self.nodes[name]
@@ -111,4 +124,4 @@ class Network:
         """Which of the network's modules the node is of, ``"encoder.stage1.conv"``; empty where it is of none."""
         stack = self.nodes[name].meta.get("nn_module_stack") or {}
         path = next(iter(reversed(stack.values())), ("",))[0] if stack else ""
-        return str(path).removeprefix("network.")
+        return f"{path}.".removeprefix(self.prefix).rstrip(".")

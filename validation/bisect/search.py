@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +12,17 @@ from mobileseg.validation.bisect.candidates import Candidate
 from mobileseg.validation.bisect.follow import Comparison, Match
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mobileseg.validation.traces import Step, Trace
 
 MOST_FAULTS = 3
 """Located in one file; with more, it is not the same network."""
 
-FIRST_NODES, CANDIDATES_EACH = 8, 3
-"""Suppositions that are tried: so many nodes from the first that differs on, each with so many values of the file."""
+FIRST_NODES, NEAREST, EARLIEST = 8, 3, 2
+"""Suppositions that are tried: so many nodes from the first that differs on, each with so many values of the file, the
+nearest to what was expected and the ones computed first."""
 
 COUNTERPART_DB = 6.0
 """From this SQNR on a value that lies outside its tolerance, with the right inputs, is taken for the node's own."""
@@ -52,22 +57,18 @@ def locate(comparison: Comparison) -> Located:
     supposed: dict[str, Candidate] = {}
     faults: list[Fault] = []
     followed = comparison.follow(supposed)
-    while True:
+    while len(faults) < MOST_FAULTS:
         state = _State(comparison, followed.matches)
         lost = state.lost()
-        if not lost or len(faults) == MOST_FAULTS:
-            break
-        found = _supposition(state, lost, supposed)
+        found = _supposition(state, lost, supposed) if lost else state.slight(followed.near)
         if found is None:
-            faults.append(_unexplained(state, lost, followed.near))
+            faults += [_unexplained(state, lost, followed.near)] if lost else []
             break
         supposed[found.node] = found.candidate
         followed = comparison.follow(supposed)
         rest = _State(comparison, followed.matches).lost()
         faults.append(state.fault(found.node, followed.matches[found.node], alone=not rest))
-    slight = [fault for fault in state.slight(followed.near) if fault.node not in supposed]
-    order = comparison.order
-    return Located(followed.matches, tuple(sorted([*faults, *slight], key=lambda fault: order[fault.node])))
+    return Located(followed.matches, tuple(sorted(faults, key=lambda fault: comparison.order[fault.node])))
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,18 @@ class _Supposition:
 
 
 def _supposition(state: _State, lost: Sequence[str], supposed: Mapping[str, Candidate]) -> _Supposition | None:
-    """The one behind which most agrees; of equals the first. None where nothing behind any agrees."""
+    """The one behind which the file and torch agree best; of equals the first. None where nothing behind any agrees."""
     comparison, tried = state.comparison, lost[:FIRST_NODES]
     values = comparison.follow(supposed, state.matches, wanted=frozenset(tried)).values
-    best, most = None, 0
+    best, most = None, -math.inf
     for node in (name for name in tried if name in values):
         if node == comparison.network.output:
             # Nothing is behind it that could tell; its place in the file is known.
             return best or _Supposition(node, comparison.output)
-        among = frozenset(state.places_for(node))
-        for candidate in comparison.candidates.nearest(values[node], among)[:CANDIDATES_EACH]:
+        for candidate in state.candidates_for(node, values[node]):
             followed = comparison.follow({**supposed, node: candidate}, state.matches, behind=node)
-            agreeing = sum(name in followed.matches for name in lost) - 1
-            if agreeing > most:
-                best, most = _Supposition(node, candidate), agreeing
+            if followed.agreed and followed.agreed - followed.missed > most:
+                best, most = _Supposition(node, candidate), followed.agreed - followed.missed
     return best
 
 
@@ -128,20 +127,31 @@ class _State:
             elif roots and all(self._claimed[root] & before for root in roots):
                 yield key
 
-    def slight(self, near: Mapping[str, Match]) -> Iterator[Fault]:
-        """Nodes whose counterpart lies outside its tolerance, though what is behind it agrees again."""
-        lost = set(self.lost())
+    def candidates_for(self, node: str, expected: NDArray[np.float32]) -> list[Candidate]:
+        """Values that can have the node's place, the nearest to what was expected and the earliest."""
+        nearest = self.comparison.candidates.nearest(expected, frozenset(self.places_for(node)))
+        position = {key: i for i, key in enumerate(self._roots)}
+        earliest = sorted(
+            (candidate for candidate in nearest if candidate.key not in self._claimed), key=lambda c: position[c.key]
+        )
+        return list(dict.fromkeys([*nearest[:NEAREST], *earliest[:EARLIEST]]))
+
+    def slight(self, near: Mapping[str, Match]) -> _Supposition | None:
+        """The first node whose counterpart lies outside its tolerance, though what is behind it agrees again."""
         for node, match in near.items():
             key = match.candidate.key
-            if node in lost or key in self._claimed or match.difference.sqnr_db < COUNTERPART_DB:
+            if key in self._claimed or match.difference.sqnr_db < COUNTERPART_DB:
                 continue
             if key in set(self.places_for(node)) and not self._is_passed_on(node, key):
-                yield self.fault(node, match, alone=True)
+                # A convolution and the normalization that is folded into it both come near to the one value.
+                rivals = [name for name, other in near.items() if other.candidate == match.candidate]
+                return _Supposition(max(rivals, key=lambda name: near[name].difference.sqnr_db), match.candidate)
+        return None
 
     def _is_passed_on(self, node: str, key: str) -> bool:
         """Whether the value is a step on the way to another node's: a part of what torch computes at once."""
         readers = [step for step in self._trace.steps if key in step.inputs]
-        following = {user.name for user in self.comparison.network.nodes[node].users}
+        following = set(self.comparison.network.next_after(node, self.matches))
         claimed = {name for step in readers for out in step.outputs for name in self._claimed.get(out, ())}
         return bool(claimed) and not claimed & following
 

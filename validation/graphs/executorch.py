@@ -24,9 +24,9 @@ def read(path: Path) -> Graph:
 
     Raises `MissingExtraError` without ExecuTorch.
     """
-    file = _deserialized(path)
-    plan = _plan(file, FORWARD)
-    record = _record(file)
+    file = deserialized(path)
+    plan = plan_named(file, FORWARD)
+    record = delegation_record(file)
     layers = [Layer(*layer) for layer in record.get("layers", ())]
     held = [*(b.storage for b in file.program.constant_buffer), *(file.named_data.buffers if file.named_data else ())]
     return Graph(
@@ -40,7 +40,7 @@ def read(path: Path) -> Graph:
     )
 
 
-def _deserialized(path: Path) -> Any:
+def deserialized(path: Path) -> Any:
     try:
         from executorch.exir._serialize._program import deserialize_pte_binary
     except ModuleNotFoundError as error:
@@ -48,12 +48,12 @@ def _deserialized(path: Path) -> Any:
     return deserialize_pte_binary(path.read_bytes())
 
 
-def _plan(file: Any, method: str) -> Any:
+def plan_named(file: Any, method: str) -> Any:
     return next((plan for plan in file.program.execution_plan if plan.name == method), None)
 
 
-def _record(file: Any) -> Mapping[str, Any]:
-    plan = _plan(file, DELEGATION_METHOD)
+def delegation_record(file: Any) -> Mapping[str, Any]:
+    plan = plan_named(file, DELEGATION_METHOD)
     if plan is None:
         return {}
     found: Mapping[str, Any] = json.loads(plan.values[plan.outputs[0]].val.string_val)

@@ -117,15 +117,25 @@ def does_not_load(path: Path, kind: str, why: object) -> UsageError:
     return UsageError(f"'{path}' does not load as {kind}: {_one_line(why)}. Convert it again.")
 
 
-def does_not_run(path: Path, why: object) -> UsageError:
+def does_not_run(path: Path, kind: str, why: object) -> UsageError:
     """The error for a file that loads, and that its runtime gives up on a picture."""
-    return UsageError(f"'{path}' loads and does not run: {_one_line(why)}. It may be damaged: convert it again.")
+    return UsageError(f"'{path}' loads as {kind} and does not run: {_one_line(why)}. Convert it again.")
 
 
 def _one_line(why: object) -> str:
     if isinstance(why, UnicodeDecodeError):
         return "a name in it is not text"
     return " ".join(str(why).split()).rstrip(".")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What runs a file, where there is more than one that can: the parts of a `Runner` of the same names."""
+
+    runtime: str
+    invoke: Callable[[NDArray[Any]], NDArray[Any]]
+    notes: tuple[str, ...] = ()
+    cannot_run: str = ""
 
 
 def described(

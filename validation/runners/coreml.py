@@ -1,97 +1,153 @@
-"""Core ML packages, loaded whole: the program with its weights, and what its description says of it.
+"""Core ML packages: on macOS by Core ML itself, everywhere else by the reference executor (`validation.coreml`).
 
-Core ML itself exists on Apple's systems alone. What is checked elsewhere is that the package is sound, and that
-program, description and metadata agree on names, types and shapes.
+Either way the package must be sound, and program, description and metadata must agree on names, types and shapes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobileseg import mlpackage
-from mobileseg.errors import UnavailableError, UsageError
+from mobileseg import mlpackage, resources
+from mobileseg.errors import UsageError, unknown_option
 from mobileseg.types import Placement, TensorSpec
-from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Runner, make_runner
+from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Opened, Runner, make_runner
+from mobileseg.validation.runners.coreml_native import COMPUTE_UNITS, is_here, open_natively
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CANNOT_RUN = (
-    "Core ML exists on Apple's systems alone. A Mac runs the file: in Xcode, whose preview takes pictures, or with "
-    "coremltools.models.MLModel(...).predict."
+    from mobileseg.validation.coreml import Executor, Feature
+    from mobileseg.validation.coreml.program import TensorType
+
+NOTE = (
+    "The reference executor follows the file operator by operator in PyTorch and rounds float16 values after each. "
+    "Core ML's Neural Engine, GPU and CPU sum in other orders and round in other places."
 )
 
 _IMAGE = "uint8"
 """What a `TensorSpec` calls the pixels of an image; the program sees them as float32."""
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "fp64": "float64"}
+_COLOURS = ("RGB", "BGR")
+_NAMED_FAULTS = 3
+"""How many operators that cannot be run are named."""
 
 
 def open_runner(path: Path, placement: Placement) -> Runner:
-    """Loads an ``.mlpackage`` folder; `Runner.run` raises `UnavailableError`. An image input is uint8, NCHW.
+    """Loads an ``.mlpackage`` folder. An image input is uint8, NCHW, RGB.
 
     Raises `UsageError` where it is damaged, holds no MIL program, or is not what its description and metadata say;
-    `MissingExtraError` without coremltools.
+    `OptionError` for unknown compute units, `MissingExtraError` without coremltools.
     """
-    coremltools = mlpackage.import_coremltools()
-    package = mlpackage.read(path)
-    description, function = package.spec.description, package.function
-    declared = [_declared(coremltools, feature, path) for feature in (*description.input, *description.output)]
-    computed = [_computed(var) for var in (*function.inputs.values(), *function.outputs)]
-    if len(declared) != len(computed) or not all(map(_agree, declared, computed)):
-        raise UsageError(
-            f"'{path}' is described as {_named(declared)}, and its program has {_named(computed)}. Convert it again."
-        )
-    split = len(description.input)
+    if placement.compute_units not in COMPUTE_UNITS:
+        raise unknown_option("choice of compute units", placement.compute_units, COMPUTE_UNITS)
+    mlpackage.import_coremltools()
+    from mobileseg.validation.coreml import load
 
-    def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
-        raise UnavailableError(CANNOT_RUN)
-
+    executor = load(path)
+    inputs, outputs = _checked(executor)
+    opened = (open_natively if is_here() else by_reference)(executor, placement)
     runner = make_runner(
         path=path,
-        runtime=f"coremltools {coremltools.__version__} (loads, does not run)",
-        inputs=tuple(declared[:split]),
-        outputs=tuple(declared[split:]),
-        metadata_json=description.metadata.userDefined.get(METADATA_KEY),
-        invoke=invoke,
-        cannot_run=CANNOT_RUN,
+        runtime=opened.runtime,
+        inputs=inputs,
+        outputs=outputs,
+        metadata_json=executor.description.metadata.userDefined.get(METADATA_KEY),
+        invoke=opened.invoke,
+        notes=opened.notes,
+        cannot_run=opened.cannot_run,
     )
     _check_metadata(runner, path)
     return runner
 
 
-def _declared(coremltools: Any, feature: Any, path: Path) -> TensorSpec:
+def as_the_program_has_it(source: Feature, tensor: NDArray[Any]) -> NDArray[Any]:
+    """A runner's input tensor (`Runner.encoded`) for the executor: an image's channels in the program's order."""
+    return tensor[:, ::-1] if source.picture is not None and source.picture.colours == "BGR" else tensor
+
+
+def by_reference(executor: Executor, placement: Placement) -> Opened:
+    """A package that was read, run by the reference executor."""
+    import torch
+
+    def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
+        source, result = executor.inputs[0], executor.outputs[0]
+        with resources.torch_threads(placement.threads):
+            return executor.run({source.name: as_the_program_has_it(source, tensor)})[result.name]
+
+    units = placement.compute_units
+    ignored = () if units == COMPUTE_UNITS[0] else (f"The compute units {units} exist on macOS alone.",)
+    return Opened(
+        f"mobileseg reference executor for Core ML (not Core ML itself: PyTorch {torch.__version__})",
+        invoke,
+        (NOTE, *ignored),
+        _cannot_run(executor.unsupported),
+    )
+
+
+def _cannot_run(unsupported: Sequence[str]) -> str:
+    if not unsupported:
+        return ""
+    more = len(unsupported) - _NAMED_FAULTS
+    named = "; ".join(unsupported[:_NAMED_FAULTS]) + (f"; and {more} more" if more > 0 else "")
+    return f"The reference executor for Core ML has not: {named}. A Mac runs the file, in Xcode or with mobileseg."
+
+
+def _checked(executor: Executor) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the description and the program both have them."""
+    path, program = executor.path, executor.program
+    given = {value.name: value.type for value in program.inputs}
+    made = given | {value.name: value.type for o in program.operations for value in o.outputs}
+    inputs = [_declared(feature, path, is_input=True) for feature in executor.inputs]
+    outputs = [_declared(feature, path, is_input=False) for feature in executor.outputs]
+    taken = [_computed(name, kind) for name, kind in given.items()]
+    returned = [_computed(name, made[name]) for name in program.outputs]
+    if not (_agree(inputs, taken) and _agree(outputs, returned)):
+        raise UsageError(
+            f"'{path}' is described as {_named([*inputs, *outputs])}, and its program has "
+            f"{_named([*taken, *returned])}. Convert it again."
+        )
+    return _free(inputs, taken), _free(outputs, returned)
+
+
+def _declared(feature: Feature, path: Path, *, is_input: bool) -> TensorSpec:
     """What the description says. The layout is not known yet."""
-    messages = coremltools.proto.FeatureTypes_pb2
-    kind = feature.type.WhichOneof("Type")
-    if kind == "imageType":
-        image = feature.type.imageType
-        if image.colorSpace != messages.ImageFeatureType.RGB:
-            space = messages.ImageFeatureType.ColorSpace.Name(image.colorSpace)
-            raise UsageError(f"'{path}' takes or gives {space} images; expected RGB. Convert it again.")
-        return TensorSpec(feature.name, (1, 3, image.height, image.width), _IMAGE, layout="")
-    if kind == "multiArrayType":
-        array = feature.type.multiArrayType
-        dtype = messages.ArrayFeatureType.ArrayDataType.Name(array.dataType).lower()
-        return TensorSpec(feature.name, tuple(array.shape), "float64" if dtype == "double" else dtype, layout="")
-    raise UsageError(f"'{feature.name}' of '{path}' is a {kind}; expected an image or a multi-array.")
+    if feature.picture is None:
+        return TensorSpec(feature.name, feature.shape, feature.dtype, layout="")
+    if not is_input:
+        raise UsageError(f"'{path}' returns an image, '{feature.name}'; expected a multi-array of classes or logits.")
+    if feature.picture.colours not in _COLOURS:
+        raise UsageError(f"'{path}' takes {feature.picture.colours} images; expected {' or '.join(_COLOURS)}.")
+    return TensorSpec(feature.name, feature.shape, _IMAGE, layout="")
 
 
-def _computed(var: Any) -> TensorSpec:
-    from coremltools.converters.mil.mil import types
-
-    dtype = types.builtin_to_string(var.dtype)
-    shape = tuple(n if isinstance(n, int) else DYNAMIC for n in var.shape)
-    return TensorSpec(var.name, shape, _DTYPES.get(dtype, dtype), layout="")
+def _computed(name: str, kind: TensorType) -> TensorSpec:
+    shape = tuple(DYNAMIC if n is None else n for n in kind.shape)
+    return TensorSpec(name, shape, _DTYPES.get(kind.kind, kind.kind), layout="")
 
 
-def _agree(declared: TensorSpec, computed: TensorSpec) -> bool:
+def _agree(declared: Sequence[TensorSpec], computed: Sequence[TensorSpec]) -> bool:
+    found = {spec.name: spec for spec in computed}
+    return len(declared) == len(found) and all(d.name in found and _same(d, found[d.name]) for d in declared)
+
+
+def _same(declared: TensorSpec, computed: TensorSpec) -> bool:
+    """Of a file that takes more than one size the description has one, and none of the output."""
     dtype = "float32" if declared.dtype == _IMAGE else declared.dtype
-    return (declared.name, declared.shape, dtype) == (computed.name, computed.shape, computed.dtype)
+    pairs = zip(declared.shape, computed.shape, strict=False)
+    fits = len(declared.shape) == len(computed.shape) and all(c in (DYNAMIC, d) for d, c in pairs)
+    return dtype == computed.dtype and (fits or (not declared.shape and DYNAMIC in computed.shape))
 
 
-def _named(specs: list[TensorSpec]) -> str:
+def _free(declared: Sequence[TensorSpec], computed: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """As declared, in the program's shapes."""
+    shapes = {spec.name: spec.shape for spec in computed}
+    return tuple(TensorSpec(d.name, shapes[d.name], d.dtype, layout="") for d in declared)
+
+
+def _named(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{spec.name} {spec.dtype} {spec.shape}" for spec in specs)
 
 

@@ -4,6 +4,8 @@ The runtime checks the program's own structure, and no delegate's payload: damag
 carries the digest of its bytes in the method ``sha256`` (`mobileseg.converters.executorch.lower`), which is held
 against them before anything is handed to a delegate. A file of others, without one, is first run in a process of its
 own, which it may end (`mobileseg.validation.runners.trial`).
+
+A file for Core ML, away from it, is run by the reference executor (`executorch_coreml`).
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobileseg.errors import MissingExtraError, UnavailableError
+from mobileseg.errors import MissingExtraError
 from mobileseg.types import Placement, TensorSpec
-from mobileseg.validation.runners.base import METADATA_KEY, Runner, does_not_load, does_not_run, make_runner
+from mobileseg.validation.runners import executorch_coreml
+from mobileseg.validation.runners.base import METADATA_KEY, Opened, Runner, does_not_load, does_not_run, make_runner
 from mobileseg.validation.runners.trial import tried
 
 if TYPE_CHECKING:
@@ -53,9 +56,9 @@ def open_runner(path: Path, placement: Placement) -> Runner:
     # Of other bytes the runtime prints four characters, and does not survive those that are not text.
     if content[_IDENTIFIER] != _IDENTIFIED:
         raise does_not_load(path, _KIND, "it is not an ExecuTorch program")
-    with _captured_stderr():
+    with captured_stderr():
         runtime = _runtime(placement.threads)
-    with _captured_stderr() as said:
+    with captured_stderr() as said:
         try:
             program = runtime.load_program(content)
             constants = _constants(program)
@@ -70,31 +73,36 @@ def open_runner(path: Path, placement: Placement) -> Runner:
         # ValueError: of the package's own deserializer.
         except (RuntimeError, KeyError, ValueError) as error:
             raise does_not_load(path, _KIND, said() or error) from error
-    cannot_run = _cannot_run(missing) if missing else ""
 
     def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
         import torch
 
-        if missing:
-            raise UnavailableError(f"'{path}' cannot be run here: {cannot_run}")
         # Asked of the program each time: it owns the bytes, and a method alone does not keep them.
-        with _captured_stderr() as complaint:
+        with captured_stderr() as said:
             try:
                 result, *_ = program.load_method(FORWARD).execute([torch.from_numpy(tensor)])
             except (RuntimeError, ValueError) as error:
-                raise does_not_run(path, complaint() or error) from error
+                raise does_not_run(path, _KIND, said() or error) from error
         return np.asarray(result.numpy())
 
     names = _tensor_names(constants)
     ran_by = ", ".join(_name(backend) for backend in backends) or "portable kernels"
+    opened = Opened(
+        f"executorch {installed.version('executorch')} ({ran_by})", invoke, (), _cannot_run(missing) if missing else ""
+    )
+    outputs = _tensor_specs(described.num_outputs(), described.output_tensor_meta, names["output"])
+    if missing == [executorch_coreml.BACKEND] and outputs:
+        package = executorch_coreml.open_package(path, content, FORWARD, outputs[0].dtype, placement)
+        opened = package or opened
     return make_runner(
         path=path,
-        runtime=f"executorch {installed.version('executorch')} ({ran_by})",
+        runtime=opened.runtime,
         inputs=_tensor_specs(described.num_inputs(), described.input_tensor_meta, names["input"]),
-        outputs=_tensor_specs(described.num_outputs(), described.output_tensor_meta, names["output"]),
+        outputs=outputs,
         metadata_json=constants.get(METADATA_KEY),
-        invoke=invoke,
-        cannot_run=cannot_run,
+        invoke=opened.invoke,
+        notes=opened.notes,
+        cannot_run=opened.cannot_run,
     )
 
 
@@ -183,7 +191,7 @@ def _tensor_specs(count: int, info: Callable[[int], Any], name: str) -> tuple[Te
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
+def captured_stderr() -> Iterator[Callable[[], str]]:
     """The runtime says on Python's stderr why it refuses a file, and how it reads the processor's description.
 
     Yields a function that returns the first refusal so far, without the place in the source that wrote it.

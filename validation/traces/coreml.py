@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobileseg.types import TensorSpec
+from mobileseg.validation.runners.coreml import as_the_program_has_it
 from mobileseg.validation.traces.base import Kept, Step, Trace, fed
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def trace(path: Path, tensor: NDArray[Any], folder: Path) -> Trace:
         kept.write(name, array)
         specs[name] = TensorSpec(name, array.shape, array.dtype.name, layout="")
 
-    pixels = tensor.astype(np.dtype(source.dtype))
+    pixels = as_the_program_has_it(source, tensor).astype(np.dtype(source.dtype))
     keep(source.name, pixels)
     executor.run({source.name: pixels}, watch=keep)
     steps = fed(

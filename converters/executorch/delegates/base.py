@@ -21,10 +21,10 @@ class Delegate:
 
     ``loggers`` are those to which the partitioner tells, at ``level``, what it leaves; ``reason`` reads one of their
     records, ``otherwise`` is the reason where they say none, and empty where nothing is meant to be taken. ``prepare``
-    returns the program's module as the delegate reads it. ``compiling`` surrounds the lowering to a precision;
-    ``narrows``: it makes float16 of a float32 program itself. ``finish`` gets the payload (the bytes that the delegate
-    is called with) and returns it in a form that depends on the program alone. ``modules`` and ``extra``: what it needs
-    beyond ExecuTorch.
+    returns the program's module as the delegate reads it. ``compiling`` surrounds the lowering to a precision, with
+    `Lowering.float32_share`; ``narrows``: it makes float16 of a float32 program itself. ``finish`` gets the payload
+    (the bytes that the delegate is called with) and returns it in a form that depends on the program alone.
+    ``modules`` and ``extra``: what it needs beyond ExecuTorch.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Delegate:
     reason: Callable[[logging.LogRecord], Reason | None] = lambda record: None
     narrows: bool = False
     prepare: Callable[[GraphModule], GraphModule] = lambda module: module
-    compiling: Callable[[str], AbstractContextManager[None]] = lambda precision: nullcontext()
+    compiling: Callable[[str, float], AbstractContextManager[None]] = lambda precision, float32_share: nullcontext()
     finish: Callable[[bytes], bytes] = lambda payload: payload
     modules: Sequence[str] = ()
     extra: str = "executorch"

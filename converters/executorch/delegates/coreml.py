@@ -8,13 +8,13 @@ import logging
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobileseg.converters.coreml import DEFAULT_DEPLOYMENT_TARGET
-from mobileseg.converters.coreml.half import computes_in_half
+from mobileseg.converters.coreml.half import chooser
 from mobileseg.converters.executorch.delegates.base import Delegate, Reason
 from mobileseg.errors import MobilesegError
 
@@ -47,7 +47,7 @@ def _prepare(module: GraphModule) -> GraphModule:
 
 
 @contextmanager
-def _in_precision(precision: str) -> Iterator[None]:
+def _in_precision(precision: str, float32_share: float) -> Iterator[None]:
     """ExecuTorch hands coremltools one precision for the whole program. Of float16 the preprocessing, among others, is
     exempt (`mobileseg.converters.coreml.half`), and coremltools takes such a choice in the same place."""
     if precision == "fp32":
@@ -57,7 +57,7 @@ def _in_precision(precision: str) -> Iterator[None]:
     from executorch.backends.apple.coreml.compiler import CoreMLBackend
 
     name = "model_compute_precision_from_compile_specs"
-    chosen = coremltools.transform.FP16ComputePrecision(op_selector=_computes_in_half)
+    chosen = coremltools.transform.FP16ComputePrecision(op_selector=_chooser(float32_share))
     original = vars(CoreMLBackend)[name]
     setattr(CoreMLBackend, name, staticmethod(lambda specs: chosen))
     try:
@@ -66,9 +66,10 @@ def _in_precision(precision: str) -> Iterator[None]:
         setattr(CoreMLBackend, name, original)
 
 
-def _computes_in_half(operation: Any) -> bool:
+def _chooser(float32_share: float) -> Callable[[Any], bool]:
     # The preprocessing is in the part that gets the picture, and that part gets nothing else.
-    return len(operation.enclosing_block.inputs) != 1 or computes_in_half(operation)
+    chosen = chooser(float32_share)
+    return lambda operation: len(operation.enclosing_block.inputs) != 1 or chosen(operation)
 
 
 def _finish(payload: bytes) -> bytes:

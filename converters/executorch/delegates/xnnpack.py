@@ -119,5 +119,5 @@ DELEGATE = Delegate(
     level=logging.DEBUG,
     reason=_reason,
     prepare=_prepare,
-    compiling=_in_both_types,
+    compiling=lambda precision, float32_share: _in_both_types(precision),
 )

@@ -14,8 +14,9 @@ import pytest
 
 from mobileseg.errors import MissingExtraError, UnavailableError, UsageError
 from mobileseg.types import NotRun, Placement
+from mobileseg.validation.coreml.operators import OPERATORS
 from mobileseg.validation.graphs import read_graph
-from mobileseg.validation.runners import open_artifact
+from mobileseg.validation.runners import executorch_coreml, open_artifact
 
 pytest.importorskip("executorch.exir", reason="install the extra: pip install 'mobileseg[executorch]'")
 SIZE = (6, 10)
@@ -113,18 +114,47 @@ def test_a_file_of_others_runs_and_is_noted(foreign, pictures, expected):
     assert graph.weight_bytes >= 4 * 4 * 4
 
 
-@pytest.mark.parametrize(("delegate", "place"), [("vulkan", "Android"), ("coreml", "iPhone")])
-def test_a_delegate_that_is_not_here_loads_and_says_what_runs_it(make, pictures, delegate, place):
-    if delegate == "coreml":
-        pytest.importorskip("coremltools")
-        if sys.platform == "darwin":
-            pytest.skip("Core ML is here")
-    runner = open_artifact(make(delegate))
+def test_a_delegate_that_is_not_here_loads_and_says_what_runs_it(make, pictures):
+    runner = open_artifact(make("vulkan"))
     assert runner.outputs[0].shape == (1, 4, *SIZE)
-    assert place in runner.cannot_run
-    with pytest.raises(UnavailableError, match=rf"{place}.*--delegate xnnpack"):
+    assert "Android" in runner.cannot_run
+    with pytest.raises(UnavailableError, match=r"Android.*--delegate xnnpack"):
         runner.run(pictures)
     assert read_graph(runner.artifact.path).delegation.partitions == 1
+
+
+@pytest.fixture
+def needs_the_executor():
+    pytest.importorskip("coremltools")
+    if sys.platform == "darwin":
+        pytest.skip("Core ML is here")
+
+
+@pytest.mark.usefixtures("needs_the_executor")
+@pytest.mark.parametrize(("batch", "head"), [(1, "logits"), (3, "logits"), (1, "argmax")])
+def test_core_ml_s_package_inside_is_run_by_the_reference_executor(make, pictures, expected, batch, head):
+    runner = open_artifact(make("coreml", batch=batch, head=head))
+    result = runner.run(pictures)
+    if head == "argmax":
+        assert runner.outputs[0].dtype == "int32"
+        np.testing.assert_array_equal(result, expected.argmax(axis=1))
+    else:
+        assert runner.outputs[0].dtype == str(result.dtype) == "float32"
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
+    assert "not Core ML itself" in runner.runtime
+    assert runner.notes[0] == executorch_coreml.NOTE
+    assert read_graph(runner.artifact.path).delegation.partitions == 1
+
+
+@pytest.mark.usefixtures("needs_the_executor")
+def test_a_core_ml_package_is_not_run_without_what_reads_it(make, monkeypatch):
+    path = make("coreml")
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    runner = open_artifact(path)
+    assert (runner.notes, "iPhone" in runner.cannot_run) == ((), True)
+    monkeypatch.undo()
+    monkeypatch.delitem(OPERATORS, "conv")
+    assert "has not: main: op " in open_artifact(path).cannot_run
 
 
 @pytest.mark.parametrize(
