@@ -4,8 +4,8 @@
 
 Without names: the demo ENet as an ONNX file, converted first. Two schedulers with one and with two workers of one
 thread each, processes of their own on 127.0.0.1, are started once and warmed up by a run; then runs over the same
-pictures alternate. "ratio" is the seconds of two over half those of one: 1.00 is a perfect halving. "processor" is the
-same of the time that the client and the busiest worker had the processor, which says what the structure costs on a
+pictures alternate. "ratio" is the seconds of two over half those of one: 1.00 is a perfect halving. "processor" is
+the same of the time that the client and the busiest worker had the processor, which says what the structure costs on a
 machine that has other work, too. "same" says whether all reports are equal to the last bit.
 """
 

@@ -399,9 +399,9 @@ def test_a_wrong_operator_and_a_latency_in_all_summaries(good: Validation, summa
     assert schema_faults(report) == []
     write_summaries(replace(good, report=report), markdown=summaries / "r.md", html=summaries / "r.html")
     said = (
-        "torch's prelu of encoder.act (prelu_2) is LEAKY_RELU 28 'act;28' in the file, 34.3 dB from what the same inputs "
-        "give, -1.02 quantization steps on average; everything behind it agrees; changed by rewrite_prelu; stored as "
-        "int8, scale 0.05, zero point -3"
+        "torch's prelu of encoder.act (prelu_2) is LEAKY_RELU 28 'act;28' in the file, 34.3 dB from what the same "
+        "inputs give, -1.02 quantization steps on average; everything behind it agrees; changed by rewrite_prelu; "
+        "stored as int8, scale 0.05, zero point -3"
     )
     assert said in (summaries / "r.md").read_text()
     page = Page((summaries / "r.html").read_text())

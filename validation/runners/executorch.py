@@ -78,11 +78,11 @@ def open_runner(path: Path, placement: Placement) -> Runner:
         import torch
 
         # Asked of the program each time: it owns the bytes, and a method alone does not keep them.
-        with captured_stderr() as complaint:
+        with captured_stderr() as said:
             try:
                 result, *_ = program.load_method(FORWARD).execute([torch.from_numpy(tensor)])
             except (RuntimeError, ValueError) as error:
-                raise does_not_run(path, complaint() or error) from error
+                raise does_not_run(path, _KIND, said() or error) from error
         return np.asarray(result.numpy())
 
     names = _tensor_names(constants)

@@ -14,6 +14,7 @@ from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Runner, doe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_KIND = "an ONNX file"
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 
 
@@ -29,13 +30,13 @@ def open_runner(path: Path, placement: Placement) -> Runner:
         sources, outputs = session.get_inputs(), session.get_outputs()
         metadata = session.get_modelmeta().custom_metadata_map
     except faults as error:
-        raise does_not_load(path, "an ONNX file", error) from error
+        raise does_not_load(path, _KIND, error) from error
 
     def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
         try:
             return np.asarray(session.run([outputs[0].name], {sources[0].name: tensor})[0])
         except faults as error:
-            raise does_not_run(path, error) from error
+            raise does_not_run(path, _KIND, error) from error
 
     return make_runner(
         path=path,

@@ -17,6 +17,8 @@ from mobileseg.validation.runners.tflite_metadata import metadata_entry
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_KIND = "a TFLite file"
+
 # Distribution -> module with `Interpreter`; the first that is installed is used. Boards often have only the second.
 INTERPRETERS = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
@@ -32,7 +34,7 @@ def open_runner(path: Path, placement: Placement) -> Runner:
         interpreter = interpreter_class(model_content=content, num_threads=placement.threads)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise does_not_load(path, "a TFLite file", error) from error
+        raise does_not_load(path, _KIND, error) from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
 
     def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
@@ -40,7 +42,7 @@ def open_runner(path: Path, placement: Placement) -> Runner:
             interpreter.set_tensor(inputs[0]["index"], tensor)
             interpreter.invoke()
         except (ValueError, RuntimeError) as error:
-            raise does_not_run(path, error) from error
+            raise does_not_run(path, _KIND, error) from error
         return np.asarray(interpreter.get_tensor(outputs[0]["index"]))
 
     return make_runner(

@@ -184,5 +184,5 @@ def test_a_file_that_ends_the_process_that_runs_it(tmp_path):
 
 def test_a_picture_that_the_interpreter_gives_up_is_the_file_s_fault(converted):
     runner = open_artifact(converted[1])
-    with pytest.raises(UsageError, match=r"loads and does not run: .*convert it again"):
+    with pytest.raises(UsageError, match=r"loads as a TFLite file and does not run: .*Convert it again"):
         runner.invoke(np.zeros((1, 2, 2, 2), np.float32))
