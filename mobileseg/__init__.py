@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mobileseg.checkpoint import load_checkpoint
+    from mobileseg.devices import set_up
     from mobileseg.diagnosis import doctor
     from mobileseg.inspection import inspect
     from mobileseg.pipeline import convert
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict", "validate"]
+__all__ = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict", "set_up", "validate"]
 
 # Looked up when first asked for, so that importing the package imports no torch.
 _HOMES = {
@@ -24,6 +25,7 @@ _HOMES = {
     "inspect": "mobileseg.inspection",
     "load_checkpoint": "mobileseg.checkpoint",
     "predict": "mobileseg.prediction",
+    "set_up": "mobileseg.devices",
     "validate": "mobileseg.proving",
 }
 

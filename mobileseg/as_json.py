@@ -62,6 +62,7 @@ def diagnosed(diagnosis: Diagnosis) -> dict[str, Any]:
     network = diagnosis.checkpoint
     return {
         "backends": [{**asdict(b), "works": b.works} for b in diagnosis.backends],
+        "devices": diagnosis.devices,
         "checkpoint": None
         if network is None
         else {

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,9 +16,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mobileseg.texts import (
+    bytes_text,
     class_rows,
     converted_row,
     delegate_text,
+    duration_text,
     fault_text,
     gate_text,
     layer_row,
@@ -37,10 +40,31 @@ if TYPE_CHECKING:
     from mobileseg.prediction import Prediction
     from mobileseg.proving import Validation
     from mobileseg.types import Checkpoint, ConvertResult, Notice, Size
+    from mobileseg.validation.devices.arm64_root import Installation
     from mobileseg.validation.inspection import ArtifactSummary
 
 LARGEST = 10
 """How many layers of an artifact are shown."""
+
+WORTH_TELLING = 10.0
+"""Seconds that are left."""
+
+_STEP, _MANY = 10, 100
+
+
+@dataclass
+class _Counted:
+    """Pictures of one file or folder. ``begun``: when ``first`` of them were done; ``shown``: the last number told."""
+
+    begun: float
+    first: int
+    shown: int = 0
+
+    def left(self, now: float, done: int, total: int | None) -> float:
+        """Seconds; 0 where it cannot be told."""
+        if total is None or done == self.first:
+            return 0.0
+        return (now - self.begun) / (done - self.first) * (total - done)
 
 
 class Screen:
@@ -50,6 +74,7 @@ class Screen:
         self.console = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
         self.running: Progress | None = None
         self.lock = threading.Lock()
+        self.counted: dict[Path, _Counted] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -154,9 +179,17 @@ class Screen:
             self.console.print(f"WRONG    {fault_text(fault)}", soft_wrap=True)
 
     def predicting(self, path: Path, done: int, total: int | None) -> None:
-        """A line at the first and each tenth picture or frame."""
-        if done == 1 or done % 10 == 0 or done == total:
-            self.console.print(f"{path.name}: {done} of {total or 'an unknown number'}", soft_wrap=True)
+        """A line at the first picture or frame, each tenth of the first hundred, and each hundredth; with the time that
+        is left, where it is worth telling."""
+        now = time.perf_counter()
+        counted = self.counted.setdefault(path, _Counted(now, done))
+        step = _STEP if done <= _MANY else _MANY
+        if counted.shown and done != total and done // step == counted.shown // step:
+            return
+        counted.shown = done
+        left = counted.left(now, done, total)
+        told = f", about {duration_text(left)} left" if left >= WORTH_TELLING else ""
+        self.console.print(f"{path.name}: {done} of {total or 'an unknown number'}{told}", soft_wrap=True)
 
     def predicted(self, made: Prediction) -> None:
         """What was drawn, what covers most of it, and where it is."""
@@ -218,6 +251,8 @@ class Screen:
         for backend in diagnosis.backends:
             if not backend.works:
                 self.console.print(f"{backend.target}: {backend.fault}. Mend it with: {backend.remedy}", soft_wrap=True)
+        for device in diagnosis.devices:
+            self.console.print(f"Device {device.name}: {device.fault or 'works'}", soft_wrap=True)
         if diagnosis.checkpoint is None or diagnosis.size is None:
             return
         self.loaded(diagnosis.checkpoint, diagnosis.size)
@@ -227,6 +262,15 @@ class Screen:
             for reason in (reason for rewrite in prospect.rewrites for reason in rewrite.left):
                 self.console.print(f"Left: {reason}")
             self.console.print(prospect.refusal or "Nothing is left that it cannot run.")
+
+    def installed(self, installed: Installation) -> None:
+        """What a device has, and where."""
+        packages = ", ".join(f"{name} {version}" for name, version in installed.packages.items())
+        self.console.print(
+            f"{installed.device} {'is now' if installed.made else 'was already'} set up: {packages} on Python "
+            f"{installed.python}, in '{installed.folder}' ({bytes_text(installed.bytes)}).",
+            soft_wrap=True,
+        )
 
     def inspected(self, summary: CheckpointSummary | ArtifactSummary) -> None:
         if summary.kind == "checkpoint":

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobileseg import registry
+from mobileseg import devices, registry
 from mobileseg.errors import RewriteError, unknown_option
 from mobileseg.jobs import check_size, options_by_target, target_names
 from mobileseg.pipeline import open_network
@@ -54,9 +54,11 @@ class Prospect:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``checkpoint``, ``size`` and ``prospects`` are of the network, where one was named."""
+    """``devices``: all but this machine's CPU. ``checkpoint``, ``size`` and ``prospects`` are of the network, where one
+    was named."""
 
     backends: tuple[Backend, ...]
+    devices: tuple[devices.DeviceState, ...] = ()
     checkpoint: Checkpoint | None = None
     size: Size | None = None
     prospects: tuple[Prospect, ...] = ()
@@ -84,7 +86,8 @@ def doctor(
     model: str | Callable[..., nn.Module] | nn.Module | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Diagnosis:
-    """Which backends load here, and what would be rewritten of a network for each target, and what cannot be.
+    """Which backends load here and which devices can be used; what would be rewritten of a network for each target, and
+    what cannot be.
 
     ``to`` ``"all"``: all targets that have the precision; the others are as `mobileseg.convert` has them.
 
@@ -94,9 +97,9 @@ def doctor(
     if precision not in registry.PRECISIONS:
         raise unknown_option("precision", precision, registry.PRECISIONS)
     targets = [registry.target(name) for name in target_names(to)]
-    backends = check_backends(targets)
+    backends, others = check_backends(targets), devices.states()
     if checkpoint is None and model is None:
-        return Diagnosis(backends)
+        return Diagnosis(backends, others)
     network = open_network(
         checkpoint, architecture=architecture, variant=variant, num_classes=num_classes, model=model, size=size
     )
@@ -104,7 +107,7 @@ def doctor(
     if "all" in (to.split(",") if isinstance(to, str) else to):
         targets = [target for target in targets if precision in target.precisions]
     own = options_by_target(targets, options or {})
-    return Diagnosis(backends, network, chosen, prospects(network, chosen, targets, precision, own))
+    return Diagnosis(backends, others, network, chosen, prospects(network, chosen, targets, precision, own))
 
 
 def check_backends(targets: Sequence[Target]) -> tuple[Backend, ...]:

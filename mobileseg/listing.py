@@ -44,7 +44,10 @@ def _precisions() -> list[tuple[str, ...]]:
 
 
 def _devices() -> list[tuple[str, ...]]:
-    return [("host", "this machine's CPU")]
+    return [
+        (registry.HOST, "this machine's CPU"),
+        *((name, registry.device(name).SUMMARY) for name in registry.DEVICES),
+    ]
 
 
 _LISTINGS: Mapping[str, tuple[tuple[str, ...], Callable[[], list[tuple[str, ...]]]]] = {

@@ -191,6 +191,13 @@ FileRawInput = Annotated[
 ]
 FilePrecision = Annotated[str | None, _option("--precision", metavar="P", help="Whose gates it is held to.")]
 
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="Where the file is run: a device of 'mobileseg list devices'.")
+]
+PackageSources = Annotated[
+    Path | None,
+    _option("--sources", metavar="FILE", help="Package sources (.list or .sources) in place of the machine's own."),
+]
 Workers = Annotated[int | None, _option("--jobs", metavar="N", help="Processes that share the pictures, at most.")]
 Cluster = Annotated[
     str | None, _option("--cluster", metavar="HOST:PORT", help="A Dask scheduler, whose workers share them.")

@@ -1,13 +1,15 @@
-"""Validation of some of the pictures, by whoever is there: this process, its workers, the machines of a cluster."""
+"""Validation of some of the pictures, by whoever is there: this process, its workers, the machines of a cluster
+(`mobileseg.proof_cluster`)."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from mobileseg import resources, workers
-from mobileseg.errors import MobilesegError, UnavailableError
+from mobileseg.errors import MobilesegError
 from mobileseg.strips import Worst
 
 if TYPE_CHECKING:
@@ -63,9 +65,29 @@ class ProofOrder:
 
     def work(self, tell: workers.Tell) -> Found | MobilesegError:
         try:
-            return found_on(self.opening.open(), self.source, self.numbers, self.void, lambda: tell(_DONE, None))
+            return self.found(self.opening.open(), lambda: tell(_DONE, None))
         except MobilesegError as error:
             return error
+
+    def found(self, sides: Sides, one_done: Callable[[], None] = lambda: None) -> Found:
+        """By sides that are open."""
+        return found_on(sides, self.source, self.numbers, self.void, one_done)
+
+    def found_on_one(self, sides: Sides, number: int) -> Compared:
+        """On one picture of these."""
+        from mobileseg.validation.parity import compared
+
+        position, labels = self.numbers.index(number), self.source.labels
+        with resources.torch_threads(sides.threads):
+            return compared(
+                sides.reference,
+                sides.runner,
+                number,
+                next(itertools.islice(self.source.pictures(), position, None)),
+                None if labels is None else next(itertools.islice(labels(), position, None)),
+                void=self.void,
+                preprocessing=sides.preprocessing,
+            )
 
 
 def found_on(
@@ -100,7 +122,8 @@ def orders_for(opening: Opening, source: PictureSource, void: int | None, parts:
     if source.part is None:
         return [ProofOrder(opening, source, range(source.count), void)]
     dealt = [range(first, source.count, parts) for first in range(min(parts, source.count))]
-    return [ProofOrder(opening, source.part(numbers), numbers, void) for numbers in dealt]
+    # Parts are not parted again: what that takes are the paths of all.
+    return [ProofOrder(opening, replace(source.part(numbers), part=None), numbers, void) for numbers in dealt]
 
 
 def by_workers(orders: Sequence[ProofOrder], done: Done) -> Found:
@@ -135,46 +158,3 @@ class _Counter:
     def one(self) -> None:
         self.count += 1
         self.done(self.count)
-
-
-def by_cluster(orders: Sequence[ProofOrder], address: str, done: Done) -> Found:
-    """Each order as a task of a Dask cluster; those of workers that are lost are done again by others.
-
-    The cluster's machines must find the artifact, the checkpoint and the pictures under the same paths, and have this
-    package. Raises `UnavailableError` where the cluster does not answer or loses a task's workers again and again, and
-    what a task met.
-    """
-    from mobileseg.errors import MissingExtraError
-
-    try:
-        import distributed
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("cluster", error.name or "distributed") from error
-    remedy = "Check --cluster HOST:PORT, its scheduler and its workers."
-    try:
-        client = distributed.Client(address, timeout=_PATIENCE)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise UnavailableError(f"The Dask cluster at '{address}' does not answer: {error}. {remedy}") from error
-    with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            raise UnavailableError(f"The Dask cluster at '{address}' has no workers. {remedy}")
-        tasks = [client.submit(_work, order, pure=False, retries=_RETRIES) for order in orders]
-        results, pictures = [], 0
-        try:
-            for task, result in distributed.as_completed(tasks, with_results=True):
-                results.append(result)
-                pictures += len(orders[tasks.index(task)].numbers)
-                done(pictures)
-        except distributed.KilledWorker as error:
-            raise UnavailableError(
-                f"The Dask cluster lost the workers of one task too often: {error}. {remedy}"
-            ) from error
-    return merged(results)
-
-
-_PATIENCE = "10s"
-_RETRIES = 3
-
-
-def _work(order: ProofOrder) -> Found | MobilesegError:
-    return order.work(lambda word, value: None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mobileseg import registry, workers
 from mobileseg.errors import GateError, OptionError, SizeError, UnavailableError, UsageError, unknown_option
-from mobileseg.proof_orders import MEMORY, WORTH_A_WORKER, Sides, by_cluster, by_workers, found_on, orders_for
+from mobileseg.proof_orders import MEMORY, WORTH_A_WORKER, Sides, by_workers, found_on, orders_for
 from mobileseg.strips import Worst
 from mobileseg.types import (
     OUTPUT_NAMES,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 DEMO = "demo"
 """What ``against`` names the embedded demo network by."""
 
-PICTURES_A_TASK = 32
-"""Of a cluster: few enough that a lost worker costs little, so many that opening both sides does not."""
+PICTURES_A_TASK = 8
+"""Of a cluster: few enough that a lost worker costs little, and that none is idle for long at the end."""
 
 NOT_MADE_HERE = NotRun("there is no report of its making beside the file")
 
@@ -140,6 +140,7 @@ def validate(
     gates: GateLimits | None = None,
     baseline: str | Path | None = None,
     bisect: bool = False,
+    device: str = registry.HOST,
     threads: int = 1,
     compute_units: str = "all",
     jobs: int | None = None,
@@ -153,16 +154,18 @@ def validate(
     taken unless ``image_count`` says fewer; ``random``: so many pictures of noise instead; without either demo scenes.
     ``size``: (H, W) pixels for a file that takes any. ``baseline``: a report; a figure that became worse than its
     fails. ``bisect``: on the picture of least agreement, hold what each operator gives against torch's, too; one that
-    is wrong fails. ``compute_units``: of Core ML on macOS. ``jobs``: processes that share the pictures, at most; None
-    for as many as are worth it and have room. ``cluster``: address of a Dask scheduler, whose workers share them
-    instead, and find files and pictures under the same paths; the result is the same to the last bit. ``progress`` is
-    told the file, and how many pictures are done of how many.
+    is wrong fails. ``device``: what runs the artifact; the other side is this machine's CPU's. ``compute_units``: of
+    Core ML on macOS. ``jobs``: processes that share the pictures, at most; None for as many as are worth it and have
+    room. ``cluster``: address of a Dask scheduler, whose workers share them instead, and find files and pictures under
+    the same paths; the result is the same to the last bit. ``progress`` is told the file, and how many pictures are
+    done of how many.
 
     Raises `UsageError` and its kinds for bad input, for a file of another network or size; `UnavailableError` for a
     file that this machine cannot run, or a cluster that is not there.
     """
     from mobileseg.sources import proof_pictures
     from mobileseg.validation.baseline import read_baseline, regressions
+    from mobileseg.validation.runners.trial import tflite_tried
 
     if against is None and model is None:
         raise UsageError("There is nothing to hold the file against. Name a checkpoint or a file: --against.")
@@ -181,8 +184,9 @@ def validate(
         "preprocessing": preprocessing,
         "overrides": preprocessing_overrides,
     }
-    placement = Placement(threads=threads, compute_units=compute_units)
+    placement = Placement(device=device, threads=threads, compute_units=compute_units)
     opening = _Opening(Path(artifact), description or FileDescription(), placement, size, against, network)
+    tflite_tried(artifact, against)
     runner, other = opening.both()
     source = proof_pictures(
         _size(runner, size),
@@ -198,17 +202,17 @@ def validate(
     def done(pictures: int) -> None:
         progress(Path(artifact), pictures, source.count)
 
-    parts = _parts(jobs, source.count, opening)
+    parts, sides = _parts(jobs, source.count, opening), opening.sides(runner, other)
     if cluster is not None:
+        from mobileseg.proof_cluster import by_cluster
+
         count = -(-source.count // PICTURES_A_TASK)
-        found = by_cluster(orders_for(opening, source, named.void, count), cluster, done)
+        found = by_cluster(orders_for(opening, source, named.void, count), sides, cluster, done)
     elif parts > 1:
         found = by_workers(orders_for(opening, source, named.void, parts), done)
     else:
         counted = itertools.count(1)
-        found = found_on(
-            opening.sides(runner, other), source, range(source.count), named.void, lambda: done(next(counted))
-        )
+        found = found_on(sides, source, range(source.count), named.void, lambda: done(next(counted)))
     result = found.tally.result(runner)
     result = replace(result, notes=(*result.notes, f"compared on {source.name}", f"held against {other.name}"))
     report, held = _report(result, runner, other, named, gates or GateLimits(), source.pictures)
@@ -295,7 +299,10 @@ def _other_side(against: str | Path | None, runner: Runner, size: Size, options:
         return _Against(reference_of_file(other), None, None, f"{against} ({other.runtime})")
     demo = against == DEMO
     network = open_network(None if demo else against, size=size, **options)
-    check_size(network, size)
+    try:
+        check_size(network, size)
+    except SizeError as error:
+        raise SizeError(f"'{runner.artifact.path}' is not of this checkpoint: {error}") from error
     name = "the demo network" if demo else f"{network.path} (sha256 {network.sha256[:12]})"
     named = load_classes("demo", network.num_classes) if demo else classes_of(network, None, demo=False)
     return _Against(reference_of(network, _output_size(runner, size)), network, named, name)

@@ -1,5 +1,5 @@
-"""What exists: architectures, targets, precisions. One line here per new file; nothing heavy is imported until it is
-used."""
+"""What exists: architectures, targets, precisions, devices. One line here per new file; nothing heavy is imported until
+it is used."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ TARGETS = {
     "coreml": "mobileseg.converters.coreml",
     "executorch": "mobileseg.converters.executorch",
 }
+
+HOST = "host"
+"""The device that is this machine's CPU."""
+
+# Name of any other device -> its module (`mobileseg.validation.devices` says what that has).
+DEVICES = {"qemu-arm64": "mobileseg.validation.devices.qemu_arm64"}
 
 # (target, precision) -> how a file of that precision is made from one that the target lowers.
 QUANTIZERS = {
@@ -107,6 +113,13 @@ def target(name: str) -> Any:
     if name not in TARGETS:
         raise unknown_option("target", name, [*TARGETS, "all"])
     return importlib.import_module(TARGETS[name]).TARGET
+
+
+def device(name: str) -> Any:
+    """The module of a device that is not `HOST`. Raises `OptionError` for an unknown name."""
+    if name not in DEVICES:
+        raise unknown_option("device", name, [HOST, *DEVICES])
+    return importlib.import_module(DEVICES[name])
 
 
 def quantizer(recipe: Recipe) -> Any:

@@ -141,6 +141,13 @@ def number_text(value: float | str, form: str) -> str:
     return value if isinstance(value, str) else format(value, form)
 
 
+def duration_text(seconds: float) -> str:
+    """``"40 s"``, ``"12 min"``, ``"2.5 h"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def bytes_text(count: int) -> str:
     return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 

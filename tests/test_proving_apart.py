@@ -144,9 +144,9 @@ def test_a_cluster_gives_the_same(
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_that_is_not_there(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="install the extra: pip install 'mobileseg[cluster]'")
-    from mobileseg import proof_orders
+    from mobileseg import proof_cluster
 
-    monkeypatch.setattr(proof_orders, "_PATIENCE", "1s")
+    monkeypatch.setattr(proof_cluster, "_PATIENCE", "1s")
     start = time.monotonic()
     with pytest.raises(UnavailableError, match=r"does not answer.*--cluster HOST:PORT"):
         validate(sides[0], against=sides[1], random=1, cluster="tcp://127.0.0.1:9")

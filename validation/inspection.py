@@ -11,6 +11,7 @@ from mobileseg.types import TensorSpec
 from mobileseg.validation.graphs import Graph, read_graph
 from mobileseg.validation.report import size_and_digest
 from mobileseg.validation.runners import open_artifact
+from mobileseg.validation.runners.trial import tflite_tried
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def inspect_artifact(path: Path) -> ArtifactSummary:
 
     Raises `UsageError` for a file that does not load, `MissingExtraError` where what reads it is not installed.
     """
+    tflite_tried(path)
     runner = open_artifact(path)
     size, digest = size_and_digest(path)
     return ArtifactSummary(

@@ -10,6 +10,7 @@ from mobileseg.commands.doctor import doctor
 from mobileseg.commands.inspect import inspect
 from mobileseg.commands.list import list_
 from mobileseg.commands.predict import predict
+from mobileseg.commands.setup import setup
 from mobileseg.commands.validate import validate
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -17,6 +18,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "predict": predict,
     "doctor": doctor,
+    "setup": setup,
     "inspect": inspect,
     "list": list_,
 }

@@ -6,6 +6,7 @@ import typer
 
 from mobileseg import as_json, options
 from mobileseg.commands.screens import working
+from mobileseg.registry import HOST
 
 
 def validate(
@@ -44,6 +45,7 @@ def validate(
     post_scale: options.PostScale = None,
     channel_order: options.ChannelOrder = None,
     classes: options.ClassesName = None,
+    device: options.Device = HOST,
     threads: options.Threads = 1,
     compute_units: options.ComputeUnits = "all",
     jobs: options.Workers = None,
@@ -87,6 +89,7 @@ def validate(
             gates=GateLimits(min_agreement, min_sqnr, max_miou_drop),
             baseline=baseline,
             bisect=bisect,
+            device=device,
             threads=threads or 1,
             compute_units=compute_units,
             jobs=jobs,

@@ -19,6 +19,7 @@ from mobileseg.validation.metrics import resize_bilinear, resize_nearest
 from mobileseg.validation.parity import network_input, reference_of
 from mobileseg.validation.runners import RUNNERS, Runner, open_artifact
 from mobileseg.validation.runners.base import DYNAMIC
+from mobileseg.validation.runners.trial import tflite_tried
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,6 +84,7 @@ def open_segmenter(
     `SizeError` or `OptionError` for options that do not fit it.
     """
     if isinstance(model, (str, Path)) and Path(model).suffix in RUNNERS:
+        tflite_tried(model)
         placement = Placement(threads=threads or os.cpu_count() or 1, compute_units=compute_units)
         runner = open_artifact(Path(model), placement)
         return _of_artifact(runner, size, num_classes, classes, preprocessing)

@@ -29,6 +29,13 @@ CUTS = np.linspace(1.0, 0.2, 41)
 BIAS_LIMIT = 2.0**30
 """Largest quantized bias; the accumulator has 31 bits, and the products need room beside it."""
 
+LEAST_FACTOR = 2.0**-31
+"""Least of what a channel's accumulator is multiplied by to become the output's number; 31 bits are one level then.
+
+For one channel far below (of weights that training has made 1e-38) XNNPACK leaves the whole convolution to the
+interpreter's own kernels, which are slower and round otherwise on ARM than on x86.
+"""
+
 CONCATENATION_LOSS = 1.5
 """Where a concatenation's range is this much wider, an input on whose scale others rely keeps it and is requantized."""
 
@@ -66,17 +73,19 @@ def quantize(values: NDArray[np.float32], params: Params) -> NDArray[np.int8]:
 
 
 def quantize_weights(
-    weights: NDArray[np.float32], bias: NDArray[np.float32] | None, x_scale: float, axis: int
+    weights: NDArray[np.float32], bias: NDArray[np.float32] | None, x_scale: float, y_scale: float, axis: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32] | None]:
     """Symmetric int8 weights with a scale per output channel (float32), and the bias in int32 at the product of scales.
 
-    A channel's scale is widened where its bias would not fit beside so fine a scale (weights near zero).
+    ``x_scale``, ``y_scale``: of the input and the output. A channel's scale is widened where its bias would not fit
+    beside so fine a scale, or a product would count for nothing (weights near zero).
     """
     others = tuple(a for a in range(weights.ndim) if a != axis % weights.ndim)
     scales = np.abs(weights).max(axis=others).astype(np.float64) / GREATEST
     if bias is not None:
         scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (x_scale * BIAS_LIMIT))
-    scales = np.where(scales > 0, np.maximum(scales, np.finfo(np.float32).tiny), 1.0).astype(np.float32)
+    least = max(LEAST_FACTOR * y_scale / x_scale, float(np.finfo(np.float32).tiny))
+    scales = np.maximum(scales, least).astype(np.float32)
     shape = [1] * weights.ndim
     shape[axis] = -1
     q = np.clip(np.round(weights.astype(np.float64) / scales.reshape(shape)), -GREATEST, GREATEST).astype(np.int8)

@@ -183,7 +183,8 @@ class _Emitter:
         rule = RULES[self.graph.kind(operator)]
         sources = [int(i) for i in operator.inputs]
         if rule.weights is not None:
-            operator.inputs = np.asarray(self._convolution_inputs(sources, rule.weights), np.int32)
+            y_scale = self.params[int(operator.outputs[0])].scale
+            operator.inputs = np.asarray(self._convolution_inputs(sources, rule.weights, y_scale), np.int32)
         else:
             common = self.params[int(operator.outputs[0])] if rule.shares else None
             operator.inputs = np.asarray([self._operand(i, common) for i in sources], np.int32)
@@ -208,7 +209,7 @@ class _Emitter:
         options = graph.schema.MulOptionsT()
         self.operators.append(graph.new_operator("MUL", inputs, [self._int8_target(result)], options, version=2))
 
-    def _convolution_inputs(self, sources: list[int], places: Weights) -> list[int]:
+    def _convolution_inputs(self, sources: list[int], places: Weights, y_scale: float) -> list[int]:
         graph = self.graph
         x, w = sources[places.x], sources[places.weights]
         b = sources[places.bias] if len(sources) > places.bias else -1
@@ -216,7 +217,7 @@ class _Emitter:
         if weights is None:
             raise TypeError("only convolutions of constant weights are quantizable")
         params = self._own(x)
-        q, scales, bias = quantize_weights(weights, graph.constant(b), params.scale, places.axis)
+        q, scales, bias = quantize_weights(weights, graph.constant(b), params.scale, y_scale, places.axis)
         inputs = list(sources)
         inputs[places.x] = self._as_int8(x, params)
         inputs[places.weights] = self._constant(w, q, "INT8", scales, places.axis)

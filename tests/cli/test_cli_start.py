@@ -42,7 +42,7 @@ def seconds(command: list[str]) -> float:
 
 
 def test_the_api() -> None:
-    names = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict", "validate"]
+    names = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict", "set_up", "validate"]
     assert mobileseg.__all__ == names
     for name in mobileseg.__all__:
         assert name in dir(mobileseg)

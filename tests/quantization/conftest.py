@@ -1,4 +1,4 @@
-"""Two tiny networks as float .tflite files, and pictures to calibrate and test them."""
+"""Tiny networks as float .tflite files, and pictures to calibrate and test them."""
 
 from __future__ import annotations
 
@@ -58,6 +58,25 @@ class Branches(nn.Module):
         return logits
 
 
+class DeadChannels(nn.Module):
+    """Convolutions of which training has left two channels next to nothing, or nothing at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.last = nn.Conv2d(8, 4, 1)
+        for layer, bias in ((self.first, self.first.bias), (self.middle, self.middle.bias)):
+            for parameter in (layer.weight, bias):
+                if parameter is not None:
+                    parameter.data[0] *= 1e-38
+                    parameter.data[1] = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(F.leaky_relu(self.middle(F.leaky_relu(self.first(x), 0.2)), 0.2))
+        return logits
+
+
 def convert(network: nn.Module, path: Path) -> bytes:
     pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
     deployed = Deployed(network.eval(), Preprocessing("unit"), "logits")
@@ -75,6 +94,12 @@ def unpooling_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def branches_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     torch.manual_seed(0)
     return convert(Branches(), tmp_path_factory.mktemp("models") / "branches.tflite")
+
+
+@pytest.fixture(scope="session")
+def dead_channels_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    return convert(DeadChannels(), tmp_path_factory.mktemp("models") / "dead_channels.tflite")
 
 
 @pytest.fixture(scope="session")

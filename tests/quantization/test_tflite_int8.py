@@ -35,6 +35,8 @@ from mobileseg.quantization.tflite.scales import (
     quantize,
     quantize_weights,
 )
+from mobileseg.types import NotRun
+from mobileseg.validation.graphs import read_graph
 
 Pictures = Sequence[NDArray[np.uint8]]
 REFERENCE = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -72,7 +74,7 @@ def float_tensors(content: bytes) -> int:
     return sum(graph.is_float(i) for i in range(len(graph.subgraph.tensors)))
 
 
-@pytest.mark.parametrize("model", ["unpooling_model", "branches_model"])
+@pytest.mark.parametrize("model", ["unpooling_model", "branches_model", "dead_channels_model"])
 def test_int8_file_runs_wholly_in_int8_and_agrees(model: str, pictures: Pictures, request: Any) -> None:
     content = request.getfixturevalue(model)
     quantized = quantize_static(content, pictures[:4])
@@ -241,10 +243,30 @@ def test_ranges_hold_zero_exactly_and_infinity_goes_to_the_end() -> None:
 def test_bias_beside_tiny_weights_fits_into_int32() -> None:
     weights = np.asarray([[1.0], [1e-30], [0.0]], np.float32)
     bias = np.asarray([0.5, 0.5, 0.0], np.float32)
-    q, scales, quantized = quantize_weights(weights, bias, 0.1, 0)
+    q, scales, quantized = quantize_weights(weights, bias, 0.1, 0.5, 0)
     assert quantized is not None
     assert q[:, 0].tolist() == [127, 0, 0]
     np.testing.assert_allclose(quantized * (0.1 * scales.astype(np.float64)), bias, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("x_scale", "y_scale"), [(0.1, 0.5), (1.0, 1e-5), (1e-5, 1.0)])
+def test_weights_next_to_nothing_have_a_scale_that_kernels_take(x_scale: float, y_scale: float) -> None:
+    weights = np.asarray([[1e-38], [1e-43], [0.0]], np.float32)
+    for bias in (None, np.zeros(3, np.float32)):
+        q, scales, _ = quantize_weights(weights, bias, x_scale, y_scale, 0)
+        np.testing.assert_allclose(x_scale * scales.astype(np.float64) / y_scale, 2.0**-31, rtol=1e-6)
+        assert not q.any()
+
+
+def test_xnnpack_takes_convolutions_with_dead_channels(
+    dead_channels_model: bytes, pictures: Pictures, tmp_path: Path
+) -> None:
+    path = tmp_path / "dead.tflite"
+    path.write_bytes(quantize_static(dead_channels_model, pictures[:4]).content)
+    graph = read_graph(path)
+    assert not isinstance(graph.delegation, NotRun)
+    for kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        assert graph.operators[kind] == graph.delegation.operators[kind] > 0
 
 
 def test_rare_extremes_are_cut_off_and_plain_ranges_are_not() -> None:

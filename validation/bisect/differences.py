@@ -25,7 +25,7 @@ TOLERANCE_DB = {
 """Least SQNR of one operator, its inputs taken from the file, by precision. Each lies well below what sound files have
 (docs/measurements.md) and well above what a wrong operator leaves."""
 
-BIAS_STEPS = 0.5
+BIAS_STEPS = 0.35
 """Of a value with a scale: the mean error that rounding does not explain. A zero point off by one is one step."""
 
 
@@ -52,7 +52,7 @@ def difference(expected: NDArray[np.float32], actual: NDArray[np.float32], spec:
     """Of two arrays of one shape. What a quantized value cannot hold is cut off from what was expected: saturation is
     the range's doing, not the operator's."""
     if spec.scale is not None:
-        low, high = _range(spec)
+        low, high = spec.range or _range(spec)
         expected = expected.clip(low, high)
     error = np.subtract(actual, expected, dtype=np.float64)
     sqnr = power_ratio_db(float(np.square(expected, dtype=np.float64).sum()), float(np.square(error).sum()))

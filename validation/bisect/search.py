@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,19 +78,18 @@ class _Supposition:
 
 
 def _supposition(state: _State, lost: Sequence[str], supposed: Mapping[str, Candidate]) -> _Supposition | None:
-    """The one behind which most agrees; of equals the first. None where nothing behind any agrees."""
+    """The one behind which the file and torch agree best; of equals the first. None where nothing behind any agrees."""
     comparison, tried = state.comparison, lost[:FIRST_NODES]
     values = comparison.follow(supposed, state.matches, wanted=frozenset(tried)).values
-    best, most = None, 0
+    best, most = None, -math.inf
     for node in (name for name in tried if name in values):
         if node == comparison.network.output:
             # Nothing is behind it that could tell; its place in the file is known.
             return best or _Supposition(node, comparison.output)
         for candidate in state.candidates_for(node, values[node]):
             followed = comparison.follow({**supposed, node: candidate}, state.matches, behind=node)
-            agreeing = sum(name in followed.matches for name in lost) - 1
-            if agreeing > most:
-                best, most = _Supposition(node, candidate), agreeing
+            if followed.agreed and followed.agreed - followed.missed > most:
+                best, most = _Supposition(node, candidate), followed.agreed - followed.missed
     return best
 
 
@@ -143,7 +143,9 @@ class _State:
             if key in self._claimed or match.difference.sqnr_db < COUNTERPART_DB:
                 continue
             if key in set(self.places_for(node)) and not self._is_passed_on(node, key):
-                return _Supposition(node, match.candidate)
+                # A convolution and the normalization that is folded into it both come near to the one value.
+                rivals = [name for name, other in near.items() if other.candidate == match.candidate]
+                return _Supposition(max(rivals, key=lambda name: near[name].difference.sqnr_db), match.candidate)
         return None
 
     def _is_passed_on(self, node: str, key: str) -> bool:

@@ -26,6 +26,12 @@ _COMPRESSED = "constexpr_"
 _OUTPUTS = {"fp16": np.float16, "uint16": np.uint16, "uint32": np.uint32}
 """Elements that are handed back in another dtype than they are held in."""
 
+_SYSTEMS = {"CoreML5": 15, "CoreML6": 16, "CoreML7": 17, "CoreML8": 18, "CoreML9": 26}
+"""Operator set -> the iOS that it came with."""
+
+_UNSIGNED = {"uint16": 0xFFFF, "uint32": 0xFFFF_FFFF}
+"""Elements that are held in wider signed ones -> the bits that are theirs."""
+
 _ARRAYS = {"double": "float64"}
 _CHANNELS = {"RGB": 3, "BGR": 3, "GRAYSCALE": 1, "GRAYSCALE_FLOAT16": 1}
 
@@ -77,13 +83,18 @@ class Executor:
     @cached_property
     def unsupported(self) -> tuple[str, ...]:
         """What cannot run, ``"main: op 17 'foo_op' output 'x_3'"``; empty where all can."""
-        faults = [
+        faults = []
+        if self.program.opset not in _SYSTEMS:
+            faults.append(f"{self.program.function}: operator set '{self.program.opset}'")
+        faults += [
             f"{self.program.function}: input '{value.name}' of type {value.type.kind}"
             for value in self.program.inputs
             if value.type.kind not in DTYPES
         ]
         for operation in self.program.operations:
             why = _why_unsupported(operation)
+            if why is None:
+                why = self._why_refused(operation)
             if why is not None:
                 faults.append(f"{_place(self.program, operation)}{why}")
         return tuple(faults)
@@ -110,6 +121,29 @@ class Executor:
                 for name in done:
                     del values[name]
             return {name: _exported(_tensor(values[name]), self._types[name]) for name in self.program.outputs}
+
+    def _why_refused(self, operation: Operation) -> str | None:
+        """What an operator says of the constants that it is given; None where it can compute with them."""
+        operator = OPERATORS.get(operation.kind)
+        if operator is None:
+            return None
+        constants: dict[str, list[Value]] = {}
+        for name in operator.telling & set(operation.arguments):
+            found = [self._plain.get(v.name) if isinstance(v, Reference) else v for v in operation.arguments[name]]
+            stored = [self._imported(v) for v in found if v is not None and v.value is not None]
+            if len(stored) == len(found):
+                constants[name] = stored
+        try:
+            why = operator.refused(constants)
+        except _TORCH_ERRORS as error:
+            raise self._unfit(operation, str(error)) from error
+        return None if why is None else f": {why}"
+
+    @cached_property
+    def _plain(self) -> Mapping[str, Constant]:
+        """The constants as they stand in the file."""
+        stored = [o for o in self.program.operations if o.kind == "const"]
+        return {o.outputs[0].name: v for o in stored for v in o.arguments.get("val", ()) if isinstance(v, Constant)}
 
     @cached_property
     def _types(self) -> Mapping[str, TensorType]:
@@ -147,7 +181,7 @@ class Executor:
             for parameter, given in operation.arguments.items()
         }
         try:
-            results = OPERATORS[operation.kind](arguments)
+            results = OPERATORS[operation.kind](arguments, _SYSTEMS[self.program.opset])
         except UnavailableError as error:
             raise UnavailableError(
                 f"The reference executor cannot run '{self.path}': {_place(self.program, operation)}: {error}."
@@ -164,10 +198,14 @@ class Executor:
     def _declared(self, result: Tensor, value: Named, operation: Operation) -> Tensor:
         if not _fits(tuple(result.shape), value.type.shape):
             raise self._unfit(operation, f"'{value.name}' is {tuple(result.shape)}, declared {value.type.shape}")
-        return self._rounded(result.to(DTYPES[value.type.kind]), value.type.kind)
+        return self._stored(result, value.type.kind)
 
-    def _rounded(self, tensor: Tensor, kind: str) -> Tensor:
-        return tensor.half().float() if kind == "fp16" and self.arithmetic == "file" else tensor
+    def _stored(self, tensor: Tensor, kind: str) -> Tensor:
+        """As an element of this kind holds it."""
+        held = tensor.to(DTYPES[kind])
+        if kind in _UNSIGNED:
+            return held & _UNSIGNED[kind]
+        return held.half().float() if kind == "fp16" and self.arithmetic == "file" else held
 
     def _imported(self, constant: Any) -> Value:
         value = constant.value
@@ -186,9 +224,7 @@ class Executor:
             if not _fits(array.shape, wanted[name].shape):
                 raise UsageError(f"'{self.path}' takes '{name}' of {wanted[name].shape}; got {array.shape}.")
         return {
-            name: self._rounded(
-                torch.from_numpy(_held(np.array(array))).to(DTYPES[wanted[name].kind]), wanted[name].kind
-            )
+            name: self._stored(torch.from_numpy(_held(np.array(array))), wanted[name].kind)
             for name, array in inputs.items()
         }
 
@@ -231,8 +267,7 @@ class Executor:
 
     def _number(self, operand: Any) -> tuple[float, ...] | None:
         if isinstance(operand, Reference):
-            maker = {o.outputs[0].name: o for o in self.program.operations if o.kind == "const"}.get(operand.name)
-            operand = maker.arguments["val"][0] if maker else operand
+            operand = self._plain.get(operand.name)
         if not isinstance(operand, Constant) or not isinstance(operand.value, np.ndarray):
             return None
         return tuple(float(n) for n in operand.value.ravel())
@@ -278,7 +313,9 @@ def _place(program: Program, operation: Operation) -> str:
     return f"{program.function}: op {operation.index} '{operation.kind}' output {names}"
 
 
-def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...] | None) -> bool:
+    if declared is None:
+        return True
     return len(shape) == len(declared) and all(d in (None, n) for n, d in zip(shape, declared, strict=True))
 
 

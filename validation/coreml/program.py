@@ -33,10 +33,11 @@ _NUMPY: Mapping[str, np.dtype[Any]] = {**WHOLE, "bool": np.dtype(np.bool_), "int
 @dataclass(frozen=True)
 class TensorType:
     """``kind``: MIL's name of the elements (``fp16``, ``int32``, ``bool``, ``string``, ...), or of a type that is no
-    tensor (``stateType``, ...). ``shape``: None for a length known at run time only."""
+    tensor (``stateType``, ...). ``shape``: None for a length known at run time only, or for all where not even their
+    number is known."""
 
     kind: str
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...] | None
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,11 @@ class Operation:
 
 @dataclass(frozen=True)
 class Program:
-    """One function. ``outputs``: the names of what it returns."""
+    """One function. ``opset``: the name of its operator set, ``CoreML5`` and on. ``outputs``: the names of what it
+    returns."""
 
     function: str
+    opset: str
     inputs: tuple[Named, ...]
     operations: tuple[Operation, ...]
     outputs: tuple[str, ...]
@@ -112,6 +115,7 @@ def read_program(spec: Any, weights: Path, path: Path) -> Program:
     reader = _Reader(path, cache(lambda name: open_blobs(weights / name)))
     program = Program(
         wanted,
+        function.opset,
         tuple(Named(value.name, reader.type(value.type)) for value in function.inputs),
         tuple(reader.operation(index, operation) for index, operation in enumerate(block.operations)),
         tuple(block.outputs),
@@ -172,12 +176,13 @@ class _Reader:
         if tensor.rank != len(tensor.dimensions):
             raise self._damaged(f"a tensor has rank {tensor.rank} and {len(tensor.dimensions)} dimensions")
         shape = tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions)
-        return TensorType(_FLOATS.get(kind, kind.lower()), shape)
+        variadic = any(d.unknown.variadic for d in tensor.dimensions)
+        return TensorType(_FLOATS.get(kind, kind.lower()), None if variadic else shape)
 
     def constant(self, message: Any) -> Constant:
         declared = self.type(message.type)
-        shape = tuple(n for n in declared.shape if n is not None)
-        if len(shape) != len(declared.shape):
+        shape = tuple(n for n in declared.shape or () if n is not None)
+        if declared.shape is None or len(shape) != len(declared.shape):
             raise self._damaged("a constant has a dimension of unknown length")
         if message.WhichOneof("value") == "blobFileValue":
             if declared.kind not in (*WHOLE, *PACKED):

@@ -122,6 +122,22 @@ class Opened:
     cannot_run: str = ""
 
 
+def does_not_load(path: Path, kind: str, why: object) -> UsageError:
+    """The error for a file that its runtime refuses; ``why``: what the runtime says, of however many lines."""
+    return UsageError(f"'{path}' does not load as {kind}: {_one_line(why)}. Convert it again.")
+
+
+def does_not_run(path: Path, why: object) -> UsageError:
+    """The error for a file that loads, and that its runtime gives up on a picture."""
+    return UsageError(f"'{path}' loads and does not run: {_one_line(why)}. It may be damaged: convert it again.")
+
+
+def _one_line(why: object) -> str:
+    if isinstance(why, UnicodeDecodeError):
+        return "a name in it is not text"
+    return " ".join(str(why).split()).rstrip(".")
+
+
 def described(
     runner: Runner,
     *,

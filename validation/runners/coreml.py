@@ -124,7 +124,7 @@ def _declared(feature: Feature, path: Path, *, is_input: bool) -> TensorSpec:
 
 
 def _computed(name: str, kind: TensorType) -> TensorSpec:
-    shape = tuple(DYNAMIC if n is None else n for n in kind.shape)
+    shape = tuple(DYNAMIC if n is None else n for n in kind.shape or ())
     return TensorSpec(name, shape, _DTYPES.get(kind.kind, kind.kind), layout="")
 
 

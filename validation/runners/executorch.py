@@ -2,7 +2,8 @@
 
 The runtime checks the program's own structure, and no delegate's payload: damage there ends the process. A file of ours
 carries the digest of its bytes in the method ``sha256`` (`mobileseg.converters.executorch.lower`), which is held
-against them before anything is handed to a delegate.
+against them before anything is handed to a delegate. A file of others, without one, is first run in a process of its
+own, which it may end (`mobileseg.validation.runners.trial`).
 
 A file for Core ML, away from it, is run by the reference executor (`executorch_coreml`).
 """
@@ -21,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobileseg.errors import MissingExtraError, UsageError
+from mobileseg.errors import MissingExtraError
 from mobileseg.types import Placement, TensorSpec
 from mobileseg.validation.runners import executorch_coreml
-from mobileseg.validation.runners.base import METADATA_KEY, Opened, Runner, make_runner
+from mobileseg.validation.runners.base import METADATA_KEY, Opened, Runner, does_not_load, does_not_run, make_runner
+from mobileseg.validation.runners.trial import tried
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 FORWARD = "forward"
 DIGEST_METHOD = "sha256"
 _UNSIGNED = "mobileseg:".ljust(64, "-")
+_KIND = "an ExecuTorch file"
 _IDENTIFIER, _IDENTIFIED = slice(4, 8), b"ET12"
 
 # A backend's identifier -> its name, and what runs it where the Python package has it not.
@@ -52,28 +55,34 @@ def open_runner(path: Path, placement: Placement) -> Runner:
     content = path.read_bytes()
     # Of other bytes the runtime prints four characters, and does not survive those that are not text.
     if content[_IDENTIFIER] != _IDENTIFIED:
-        raise _does_not_load(path, "it is not an ExecuTorch program")
+        raise does_not_load(path, _KIND, "it is not an ExecuTorch program")
     with captured_stderr():
         runtime = _runtime(placement.threads)
     with captured_stderr() as said:
         try:
             program = runtime.load_program(content)
             constants = _constants(program)
-            _check_digest(content, constants, path)
+            signed = _signed(content, constants, path)
             backends = backends_of(content)
             missing = [name for name in backends if not runtime.backend_registry.is_available(name)]
+            if not missing and not signed:
+                tried(path)
             if not missing:
                 program.load_method(FORWARD)
             described = program.metadata(FORWARD)
-        except (RuntimeError, KeyError) as error:
-            raise _does_not_load(path, said() or str(error)) from error
+        # ValueError: of the package's own deserializer.
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise does_not_load(path, _KIND, said() or error) from error
 
     def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
         import torch
 
         # Asked of the program each time: it owns the bytes, and a method alone does not keep them.
-        with captured_stderr():
-            result, *_ = program.load_method(FORWARD).execute([torch.from_numpy(tensor)])
+        with captured_stderr() as complaint:
+            try:
+                result, *_ = program.load_method(FORWARD).execute([torch.from_numpy(tensor)])
+            except (RuntimeError, ValueError) as error:
+                raise does_not_run(path, complaint() or error) from error
         return np.asarray(result.numpy())
 
     names = _tensor_names(constants)
@@ -97,6 +106,16 @@ def open_runner(path: Path, placement: Placement) -> Runner:
     )
 
 
+def run_untried(path: Path) -> None:
+    """Load and run a program once, on zeros, whatever becomes of this process."""
+    import torch
+
+    program = _runtime(1).load_program(path.read_bytes())
+    method, declared = program.load_method(FORWARD), program.metadata(FORWARD)
+    tensors = (declared.input_tensor_meta(i) for i in range(declared.num_inputs()))
+    method.execute([torch.zeros(tensor.sizes(), dtype=getattr(torch, _DTYPES[tensor.dtype()])) for tensor in tensors])
+
+
 def _runtime(threads: int) -> Any:
     try:
         with warnings.catch_warnings():
@@ -115,13 +134,15 @@ def _constants(program: Any) -> dict[str, Any]:
     return {name: program.load_method(name).execute([])[0] for name in sorted(wanted)}
 
 
-def _check_digest(content: bytes, constants: Mapping[str, Any], path: Path) -> None:
+def _signed(content: bytes, constants: Mapping[str, Any], path: Path) -> bool:
+    """Whether the file carries its digest. Raises `UsageError` for another one than that of its bytes."""
     digest = constants.get(DIGEST_METHOD)
     if digest is None:
-        return
+        return False
     unsigned = content.replace(str(digest).encode(), _UNSIGNED.encode(), 1)
     if hashlib.sha256(unsigned).hexdigest() != digest:
-        raise _does_not_load(path, "its bytes are not those it was written with")
+        raise does_not_load(path, _KIND, "its bytes are not those it was written with")
+    return True
 
 
 def backends_of(content: bytes) -> list[str]:
@@ -144,10 +165,6 @@ def _cannot_run(missing: Sequence[str]) -> str:
         f"ExecuTorch's Python package has no {names} backend on this system. Run it on {places}, or convert with "
         "--delegate xnnpack, which runs here."
     )
-
-
-def _does_not_load(path: Path, why: str) -> UsageError:
-    return UsageError(f"'{path}' does not load as an ExecuTorch file: {why}. Convert it again.")
 
 
 def _tensor_names(constants: Mapping[str, Any]) -> dict[str, str]:

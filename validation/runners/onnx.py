@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobileseg.errors import MissingExtraError, UsageError
+from mobileseg.errors import MissingExtraError
 from mobileseg.types import Placement, TensorSpec
-from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Runner, make_runner
+from mobileseg.validation.runners.base import DYNAMIC, METADATA_KEY, Runner, does_not_load, does_not_run, make_runner
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,44 +23,46 @@ def open_runner(path: Path, placement: Placement) -> Runner:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise MissingExtraError("onnx", "onnxruntime") from error
-    session = _open_session(onnxruntime, path, placement.threads)
-    outputs = session.get_outputs()
-    input_names = [node.name for node in session.get_inputs()]
+    faults = _faults()
+    try:
+        session = _open_session(onnxruntime, path, placement.threads)
+        sources, outputs = session.get_inputs(), session.get_outputs()
+        metadata = session.get_modelmeta().custom_metadata_map
+    except faults as error:
+        raise does_not_load(path, "an ONNX file", error) from error
 
     def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(session.run([outputs[0].name], {input_names[0]: tensor})[0])
+        try:
+            return np.asarray(session.run([outputs[0].name], {sources[0].name: tensor})[0])
+        except faults as error:
+            raise does_not_run(path, error) from error
 
     return make_runner(
         path=path,
         runtime=f"onnxruntime {onnxruntime.__version__} (CPU)",
-        inputs=tuple(_tensor_spec(node) for node in session.get_inputs()),
+        inputs=tuple(_tensor_spec(node) for node in sources),
         outputs=tuple(_tensor_spec(node) for node in outputs),
-        metadata_json=session.get_modelmeta().custom_metadata_map.get(METADATA_KEY),
+        metadata_json=metadata.get(METADATA_KEY),
         invoke=invoke,
     )
 
 
 def _open_session(onnxruntime: Any, path: Path, threads: int) -> Any:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # The runtime repeats on stderr what its exception says; 4 is "fatal".
     options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    # ONNX Runtime's exceptions have no base of their own.
-    except (
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NoSuchFile,
-        state.NotImplemented,
-        state.RuntimeException,
-    ) as error:
-        raise UsageError(f"'{path}' does not load as an ONNX file: {error}. Convert it again.") from error
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What the runtime raises for a file: its statuses, which have no base of their own, and what becomes of a name
+    that is no text."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*found, UnicodeDecodeError)
 
 
 def _tensor_spec(node: Any) -> TensorSpec:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobileseg.errors import MissingExtraError, UsageError
+from mobileseg.errors import MissingExtraError
 from mobileseg.types import Placement, TensorSpec
-from mobileseg.validation.runners.base import METADATA_KEY, Runner, make_runner
+from mobileseg.validation.runners.base import METADATA_KEY, Runner, does_not_load, does_not_run, make_runner
+from mobileseg.validation.runners.tflite_metadata import metadata_entry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,23 +32,24 @@ def open_runner(path: Path, placement: Placement) -> Runner:
         interpreter = interpreter_class(model_content=content, num_threads=placement.threads)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"'{path}' does not load as a TFLite file: {error}. Convert it again.") from error
+        raise does_not_load(path, "a TFLite file", error) from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
 
     def invoke(tensor: NDArray[Any]) -> NDArray[Any]:
-        interpreter.set_tensor(inputs[0]["index"], tensor)
-        interpreter.invoke()
+        try:
+            interpreter.set_tensor(inputs[0]["index"], tensor)
+            interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise does_not_run(path, error) from error
         return np.asarray(interpreter.get_tensor(outputs[0]["index"]))
 
-    description, notes = _embedded_metadata(content)
     return make_runner(
         path=path,
         runtime=f"{distribution} {installed.version(distribution)} (XNNPACK)",
         inputs=tuple(tensor_spec(details) for details in inputs),
         outputs=tuple(tensor_spec(details) for details in outputs),
-        metadata_json=description,
+        metadata_json=metadata_entry(content, METADATA_KEY),
         invoke=invoke,
-        notes=notes,
     )
 
 
@@ -72,17 +74,3 @@ def tensor_spec(details: dict[str, Any]) -> TensorSpec:
         scale=float(quantization["scales"][0]) if quantized else None,
         zero_point=int(quantization["zero_points"][0]) if quantized else None,
     )
-
-
-def _embedded_metadata(content: bytes) -> tuple[bytes | None, tuple[str, ...]]:
-    """The text of the flatbuffer's metadata entry of our name, or None; and why it could not be looked for."""
-    try:
-        from ai_edge_litert import schema_py_generated as schema
-    except ModuleNotFoundError:
-        return None, ("The file's metadata cannot be read without ai-edge-litert.",)
-    model = schema.Model.GetRootAs(content, 0)
-    entries = (model.Metadata(i) for i in range(model.MetadataLength()))
-    for entry in entries:
-        if entry.Name() == METADATA_KEY.encode():
-            return model.Buffers(entry.Buffer()).DataAsNumpy().tobytes(), ()
-    return None, ()

@@ -34,7 +34,8 @@ class Step:
 @dataclass(frozen=True)
 class Trace:
     """A run. ``runtime``: what ran it, and how it differs from what runs the file otherwise. ``inputs``, ``outputs``:
-    keys of the file's own. ``specs``: of each value, with its quantization; the layout is not known (``""``)."""
+    keys of the file's own. ``specs``: of each value, with its quantization; the layout is not known (``""``). A
+    floating-point value with a scale stands on the steps of one, within ``range``: an integer's that was widened."""
 
     runtime: str
     inputs: tuple[str, ...]
@@ -45,7 +46,8 @@ class Trace:
 
     def value(self, key: str) -> NDArray[np.float32]:
         """What the value stands for (`decode`), in its own shape and layout."""
-        return decode(self.kept.read(key), self.specs[key])
+        spec, array = self.specs[key], self.kept.read(key)
+        return array.astype(np.float32) if np.dtype(spec.dtype).kind == "f" else decode(array, spec)
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,12 @@ def fed(steps: Sequence[Step], inputs: Set[str]) -> tuple[Step, ...]:
             known.update(step.outputs)
             found.append(replace(step, inputs=read))
     return tuple(found)
+
+
+def on_steps(spec: TensorSpec, integer: np.dtype[Any], scale: float | None, zero_point: int | None) -> TensorSpec:
+    """Of a floating-point value that was an integer with this scale and zero point."""
+    if scale is None:
+        return spec
+    bounds, zero = np.iinfo(integer), zero_point or 0
+    span = ((int(bounds.min) - zero) * scale, (int(bounds.max) - zero) * scale)
+    return replace(spec, scale=scale, zero_point=zero, range=span)

@@ -33,8 +33,8 @@ def trace(path: Path, tensor: NDArray[Any], folder: Path) -> Trace:
     Values inside a call of XNNPACK are in XNNPACK's dimensions, often NHWC. Steps and their inputs are those of
     `program.operators`. A convolution bears the name of its weights, where the file says it.
 
-    Raises `UnavailableError` for a delegate that is not XNNPACK, and for what
-    `program.dissect` cannot take apart; `UsageError`, `MissingExtraError` as `runners.executorch.open_runner` does.
+    Raises `UnavailableError` for a delegate that is not XNNPACK, and for what `program.dissect` cannot take apart;
+    `UsageError`, `MissingExtraError` as `runners.executorch.open_runner` does.
     """
     runner = open_runner(path, Placement())
     file = deserialized(path)
@@ -117,9 +117,11 @@ def _run(content: bytes, tensor: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def _difference(own: NDArray[Any], copy: NDArray[Any]) -> float:
-    if np.array_equal(own, copy, equal_nan=own.dtype.kind == "f"):
-        return 0.0
-    return float(np.nanmax(np.abs(own.astype(np.float64) - copy.astype(np.float64))))
+    """The largest; infinite where one alone is no number."""
+    ours, copied = own.astype(np.float64), copy.astype(np.float64)
+    same = (ours == copied) | (np.isnan(ours) & np.isnan(copied))
+    gaps = np.abs(np.subtract(ours, copied, where=~same, out=np.zeros_like(ours)))
+    return float(np.nan_to_num(gaps, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
 
 def _in_words(difference: float) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobileseg.errors import MissingExtraError
 from mobileseg.types import TensorSpec
-from mobileseg.validation.traces.base import Kept, Step, Trace, fed
+from mobileseg.validation.traces.base import Kept, Step, Trace, fed, on_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_NARROW, _WIDEN = "QuantizeLinear", "DequantizeLinear"
 
 
 def trace(path: Path, tensor: NDArray[Any], folder: Path) -> Trace:
@@ -42,15 +47,53 @@ def trace(path: Path, tensor: NDArray[Any], folder: Path) -> Trace:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     results = dict(zip(wanted, session.run(wanted, {inputs[0]: tensor}), strict=True))
-    kept = Kept(folder)
     given = {inputs[0]: tensor, **results}
-    for key, array in given.items():
-        kept.write(key, array)
+    steps, widened = _without_integers(steps, graph, given)
+    kept = Kept(folder)
+    keys = [key for key in given if key in inputs or any(key in step.outputs for step in steps)]
+    for key in keys:
+        kept.write(key, given[key])
     return Trace(
         runtime=f"onnxruntime {onnxruntime.__version__}, without its optimizations",
         inputs=inputs[:1],
         outputs=outputs,
         steps=steps,
-        specs={key: TensorSpec(key, array.shape, array.dtype.name, layout="") for key, array in given.items()},
+        specs={key: widened.get(key) or _spec(key, given[key]) for key in keys},
         kept=kept,
     )
+
+
+def _spec(key: str, array: NDArray[Any]) -> TensorSpec:
+    return TensorSpec(key, array.shape, array.dtype.name, layout="")
+
+
+def _without_integers(
+    steps: Sequence[Step], graph: Any, values: Mapping[str, NDArray[Any]]
+) -> tuple[tuple[Step, ...], dict[str, TensorSpec]]:
+    """A quantized file says of a value that it is made an integer and widened again: what goes on is the widened one,
+    with its scale, and the operator that gives it is the one before both."""
+    from onnx import numpy_helper
+
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    nodes = {node.output[0]: node for node in graph.node}
+    made_by = {key: step for step in steps for key in step.outputs}
+    readers = Counter(key for node in graph.node for key in node.input)
+    gone, replaced, widened = set[int](), dict[int, Step](), dict[str, TensorSpec]()
+    for step in steps:
+        if step.operator != _WIDEN or step.inputs[0] not in made_by:
+            continue
+        narrow = made_by[step.inputs[0]]
+        source = made_by.get(narrow.inputs[0]) if narrow.operator == _NARROW else None
+        node = nodes[step.outputs[0]]
+        if source is None or len(source.outputs) != 1 or not {*node.input[1:]} <= constants.keys():
+            continue
+        spec = _spec(step.outputs[0], values[step.outputs[0]])
+        scale, *zero = (constants[key] for key in node.input[1:])
+        integer = values[step.inputs[0]].dtype
+        widened[spec.name] = on_steps(spec, integer, float(scale), int(zero[0]) if zero else 0)
+        gone.add(narrow.index)
+        if readers[source.outputs[0]] == 1:
+            gone.add(step.index)
+            replaced[source.index] = replace(source, outputs=step.outputs)
+    left = (replaced.get(step.index, step) for step in steps if step.index not in gone)
+    return tuple(left), widened

@@ -7,18 +7,23 @@ when it is handed the whole graph.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mobileseg.errors import MissingExtraError
+from mobileseg.types import TensorSpec
 from mobileseg.validation.graphs.tflite import DELEGATE
 from mobileseg.validation.runners.tflite import tensor_spec
-from mobileseg.validation.traces.base import Kept, Step, Trace, fed
+from mobileseg.validation.traces.base import Kept, Step, Trace, fed, on_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_WIDEN = "DEQUANTIZE"
 _OPTIONAL = -1
 """The index of an input that is left out."""
 
@@ -66,6 +71,14 @@ def trace(path: Path, tensor: NDArray[Any], folder: Path) -> Trace:
         inputs=(str(source),),
         outputs=tuple(str(d["index"]) for d in interpreter.get_output_details()),
         steps=steps,
-        specs={key: tensor_spec(details[int(key)]) for key in keys},
+        specs={key: tensor_spec(details[int(key)]) for key in keys} | dict(_widened(steps, details)),
         kept=kept,
     )
+
+
+def _widened(steps: Sequence[Step], details: Mapping[int, Any]) -> Iterator[tuple[str, TensorSpec]]:
+    """Floating-point values that stand on the steps of the integers that they were."""
+    for step in steps:
+        if step.operator == _WIDEN:
+            integer, spec = (tensor_spec(details[int(key)]) for key in (step.inputs[0], step.outputs[0]))
+            yield step.outputs[0], on_steps(spec, np.dtype(integer.dtype), integer.scale, integer.zero_point)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -91,10 +92,34 @@ class Small(nn.Module):
         return y
 
 
+class Steady(Small):
+    """One that keeps the gates of int8, and that each target's quantizer takes: without unpooling, one of whose indices
+    soon flips, and without the transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = functional.max_pool2d(self.stem(x), 3, 1, 1)
+        inner = self.inner(functional.max_pool2d(stem, 2, 2))
+        side = self.upsample(self.side(inner))
+        y: Tensor = self.head(self.fuse(torch.cat([stem, side], dim=1)))
+        return y
+
+
 def small() -> Small:
-    """The sound network, its weights by chance, its normalizations as if it had been trained."""
-    torch.manual_seed(3)
-    network = Small()
+    """The sound network."""
+    return _by_chance(Small, 3)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def _by_chance(build: type[Network], seed: int) -> Network:
+    """Weights by chance, normalizations as if it had been trained."""
+    torch.manual_seed(seed)
+    network = build()
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight)
@@ -106,6 +131,11 @@ def small() -> Small:
         if isinstance(module, nn.PReLU):
             nn.init.uniform_(module.weight, 0.1, 0.4)
     return network.eval().requires_grad_(False)
+
+
+def steady() -> Steady:
+    """The network of the quantized files."""
+    return _by_chance(Steady, 1)
 
 
 Planted = tuple[nn.Module, Preprocessing]

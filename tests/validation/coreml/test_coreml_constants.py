@@ -18,7 +18,6 @@ coremltools = pytest.importorskip("coremltools", reason="install the extra: pip 
 from mobileseg import mlpackage  # noqa: E402
 from mobileseg.validation.coreml import load  # noqa: E402
 from mobileseg.validation.coreml.blobs import PACKED, WHOLE, open_blobs, unpack  # noqa: E402
-from mobileseg.validation.coreml.operators import compression  # noqa: E402
 
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
@@ -33,7 +32,7 @@ def written(path: Path, values: np.ndarray, kind: str) -> int:
 
 
 @pytest.mark.parametrize("kind", sorted({*WHOLE, *PACKED}))
-@settings(max_examples=4, deadline=None)
+@settings(settings.get_profile("operators"), max_examples=4)
 @given(count=st.integers(1, 70), seed=st.integers(0, 99))
 def test_every_kind_of_element_is_read_as_coremltools_writes_it(
     kind: str, count: int, seed: int, tmp_path_factory: pytest.TempPathFactory
@@ -50,6 +49,7 @@ def test_every_kind_of_element_is_read_as_coremltools_writes_it(
     np.testing.assert_array_equal(read, values)
 
 
+@settings(settings.get_profile("operators"), max_examples=100)
 @given(bits=st.integers(1, 8), numbers=st.lists(st.integers(0, 255), max_size=40))
 def test_unpacking_undoes_packing(bits: int, numbers: list[int]) -> None:
     values = [n % (1 << bits) for n in numbers]
@@ -177,7 +177,6 @@ COMPRESSIONS = {
         ],
     ),
 }
-seen: set[str] = set()
 
 
 @pytest.mark.parametrize("name", sorted(COMPRESSIONS))
@@ -199,7 +198,6 @@ def test_compressed_weights_are_what_coremltools_decompresses(
     assert small.unsupported == ()
     kinds = {o.kind for o in small.program.operations if o.kind.startswith("constexpr_")}
     assert kinds
-    seen.update(kinds)
     ours, theirs = (weights_read(executor) for executor in (small, plain))
     assert len(ours) == len(theirs) == 3
     for our, their in zip(ours, theirs, strict=True):
@@ -210,25 +208,6 @@ def weights_read(executor: Any) -> list[np.ndarray]:
     """Of the convolutions and the matrix product, in order."""
     users = [o for o in executor.program.operations if o.kind in ("conv", "linear")]
     return [executor.constants[o.arguments["weight"][0].name].numpy() for o in users]
-
-
-def test_the_operator_that_widens_constants(tmp_path: Path, make_package: Any) -> None:
-    x, half = np.zeros(12, np.float32), np.linspace(-1, 1, 12).astype(np.float16)
-    path = make_package(
-        [x], lambda mb, x: mb.add(x=x, y=mb.constexpr_cast(source_val=half, output_dtype="fp32")), "iOS16"
-    )
-    executor = load(path)
-    assert any(o.kind == "constexpr_cast" for o in executor.program.operations)
-    (result,) = executor.run({"in_0": x}).values()
-    np.testing.assert_array_equal(result, half.astype(np.float32))
-
-
-def test_every_operator_of_this_family_is_tested(request: pytest.FixtureRequest) -> None:
-    """With the compressions above; alone, it has nothing to say."""
-    chosen = [item for item in request.session.items if "what_coremltools_decompresses" in item.name]
-    if len(chosen) < len(COMPRESSIONS):
-        pytest.skip("not all compressions were run")
-    assert seen | {"constexpr_cast"} == set(compression.OPERATORS)
 
 
 def test_compressed_constants_that_do_not_fit_are_refused(make_package: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobileseg.errors import UnavailableError, UsageError
+from mobileseg.errors import UsageError
 
 coremltools = pytest.importorskip("coremltools", reason="install the extra: pip install 'mobileseg[coreml]'")
 
@@ -21,7 +21,7 @@ from mobileseg.converters.coreml import TARGET  # noqa: E402
 from mobileseg.converters.export import Deployed, export, rewrite  # noqa: E402
 from mobileseg.converters.target import Lowering  # noqa: E402
 from mobileseg.mobile_assets.demo import scene  # noqa: E402
-from mobileseg.validation.coreml import Feature, Picture, load  # noqa: E402
+from mobileseg.validation.coreml import Feature, load  # noqa: E402
 from mobileseg.validation.parity import reference_of  # noqa: E402
 
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
@@ -59,42 +59,6 @@ def test_what_a_package_takes_and_gives(package: Path) -> None:
     assert executor.inputs == (Feature("in_0", (1, 2, 3, 4), "float32"),)
     assert [(f.shape, f.dtype, f.picture) for f in executor.outputs] == [((1, 3, 3, 4), "float32", None)]
     assert executor.unsupported == ()
-
-
-def image_package(path: Path, **how: Any) -> Path:
-    from coremltools.converters.mil.mil import Builder, types
-
-    @Builder.program(input_specs=[Builder.TensorSpec((1, 3, 4, 6), types.fp32)])
-    def program(x: Any) -> Any:
-        return Builder.reduce_sum(x=x, axes=[1], name="sum")
-
-    with mlpackage.quietly():
-        model = coremltools.convert(
-            program,
-            inputs=[coremltools.ImageType(name="x", shape=(1, 3, 4, 6), **how)],
-            minimum_deployment_target=coremltools.target.iOS16,
-            compute_precision=coremltools.precision.FLOAT32,
-            skip_model_load=True,
-        )
-    model.save(str(path))
-    return path
-
-
-def test_a_picture_with_its_colours_scale_and_bias(tmp_path: Path) -> None:
-    path = image_package(
-        tmp_path / "x.mlpackage", color_layout=coremltools.colorlayout.BGR, scale=0.5, bias=[1.0, 2.0, 3.0]
-    )
-    executor = load(path)
-    assert executor.inputs == (Feature("x", (1, 3, 4, 6), "float32", Picture("BGR", (0.5,), (1.0, 2.0, 3.0))),)
-    picture = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 6)).astype(np.uint8)
-    (result,) = executor.run({"x": picture}).values()
-    np.testing.assert_allclose(result, (picture * 0.5).sum(1) + 6, rtol=1e-6)
-
-
-def test_a_picture_as_it_is(tmp_path: Path) -> None:
-    path = image_package(tmp_path / "x.mlpackage", color_layout=coremltools.colorlayout.RGB)
-    (source,) = load(path).inputs
-    assert source.picture == Picture("RGB")
 
 
 def halves(mb: Any, x: Any) -> Any:
@@ -147,45 +111,25 @@ def test_values_are_freed_after_their_last_use(make_package: Callable[..., Path]
     assert executor._steps[0][1] == ("in_0",)
 
 
-def test_what_cannot_run_is_named_with_its_place(make_package: Callable[..., Path]) -> None:
-    def build(mb: Any, x: Any) -> Any:
-        return mb.relu(x=mb.random_uniform(shape=[2, 3], seed=1, name="noise"))
+def test_lengths_that_are_known_at_run_time_only(make_package: Callable[..., Path]) -> None:
+    """As coremltools writes them of inputs of any size; of ``fill``, not even the number of axes is known."""
+    lengths = np.array([2, 1, 3], np.int32)
+    path = make_package([lengths], lambda mb, lengths: mb.fill(shape=lengths, value=np.float32(1.5), name="y"))
 
-    executor = load(make_package([X], build))
-    assert executor.unsupported == ("main: op 4 'random_uniform' output 'noise'",)
-    with pytest.raises(UnavailableError, match="op 4 'random_uniform' output 'noise'"):
-        executor.run({"in_0": X})
-
-
-def test_control_flow_is_not_run(make_package: Callable[..., Path]) -> None:
-    flag = np.array([1], np.int32)
-
-    def build(mb: Any, flag: Any) -> Any:
-        taken = mb.cast(x=mb.squeeze(x=flag, axes=[0]), dtype="bool")
-        return mb.cond(pred=taken, _true_fn=lambda: mb.add(x=flag, y=1), _false_fn=lambda: mb.add(x=flag, y=2))
-
-    (fault,) = load(make_package([flag], build)).unsupported
-    assert "'cond'" in fault
-    assert "operators inside" in fault
-
-
-def test_a_parameter_that_is_not_known_is_no_support(broken: Path) -> None:
     def change(spec: Any, block: Any) -> None:
-        conv = operation(block, "conv")
-        conv.inputs["modulation"].CopyFrom(conv.inputs["x"])
+        source = spec.mlProgram.functions["main"].inputs[0].type.tensorType
+        source.dimensions[0].unknown.variadic = False
+        for made in (operation(block, "fill"), operation(block, "identity")):
+            del made.outputs[0].type.tensorType.dimensions[1:]
+            made.outputs[0].type.tensorType.dimensions[0].unknown.variadic = True
+            made.outputs[0].type.tensorType.rank = 1
 
-    edit(broken, change)
-    (fault,) = load(broken).unsupported
-    assert "'conv'" in fault
-    assert "unknown parameters ['modulation']" in fault
-
-
-def test_a_way_of_computing_that_is_not_known_is_named(make_package: Callable[..., Path]) -> None:
-    path = make_package(
-        [X], lambda mb, x: mb.upsample_bilinear(x=x, align_corners=True, half_pixel_centers=True), "iOS16"
-    )
-    with pytest.raises(UnavailableError, match=r"op \d+ 'upsample_bilinear'.*half_pixel_centers"):
-        load(path).run({"in_0": X})
+    edit(path, change)
+    for shape in ((2, 1, 3), (4, 2)):
+        (result,) = load(path).run({"in_0": np.array(shape, np.int32)}).values()
+        np.testing.assert_array_equal(result, np.full(shape, np.float32(1.5)))
+    with pytest.raises(UsageError, match=r"takes 'in_0' of \(None,\); got \(1, 3\)"):
+        load(path).run({"in_0": lengths[None]})
 
 
 def test_wrong_inputs(package: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobileseg.errors import UsageError
 from mobileseg.validation.runners import open_artifact
@@ -161,3 +162,27 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"broken\.tflite"):
         open_artifact(path)
+
+
+def test_a_file_that_ends_the_process_that_runs_it(tmp_path):
+    """The interpreter does not check that a zero point is one of its type."""
+    import mobileseg
+    from mobileseg.validation.inspection import inspect_artifact
+    from mobileseg.validation.runners.trial import tried
+
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "picture.png")
+    bad = requantizing_model(tmp_path / "bad.tflite", "int8", (1.0, -128), (2.0, 0x560000))
+    for use in (
+        lambda: mobileseg.validate(bad, against=bad, random=1),
+        lambda: mobileseg.predict(bad, [tmp_path / "picture.png"]),
+        lambda: inspect_artifact(bad),
+    ):
+        with pytest.raises(UsageError, match=r"bad\.tflite' does not load.*ends the process that runs it \(SIG"):
+            use()
+    tried(requantizing_model(tmp_path / "good.tflite", "int8", (1.0, -128), (2.0, -100)))
+
+
+def test_a_picture_that_the_interpreter_gives_up_is_the_file_s_fault(converted):
+    runner = open_artifact(converted[1])
+    with pytest.raises(UsageError, match=r"loads and does not run: .*convert it again"):
+        runner.invoke(np.zeros((1, 2, 2, 2), np.float32))

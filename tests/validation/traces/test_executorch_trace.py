@@ -326,10 +326,16 @@ def test_parts_give_what_the_whole_gives(file, traced, tmp_path, monkeypatch):
         np.testing.assert_array_equal(whole.value(key), parts.value(key))
 
 
-def test_a_copy_that_gives_another_result_is_told(file, traced, monkeypatch):
+@pytest.mark.parametrize(("added", "said"), [(0.5, "differs by up to 0.5"), (np.nan, "differs by up to inf")])
+def test_a_copy_that_gives_another_result_is_told(file, traced, monkeypatch, added, said):
     run = tracer._run
-    monkeypatch.setattr(tracer, "_run", lambda *given: [array + np.float32(0.5) for array in run(*given)])
-    assert "differs by up to 0.5" in traced(file).runtime
+    monkeypatch.setattr(tracer, "_run", lambda *given: [array + np.float32(added) for array in run(*given)])
+    assert said in traced(file).runtime
+
+
+@pytest.mark.parametrize("same", [np.nan, np.inf, 3])
+def test_what_is_no_number_in_both_is_no_difference(same):
+    assert tracer._difference(np.float32([1, same]), np.float32([1, same])) == 0
 
 
 def test_a_copy_that_does_not_run_is_our_fault(file, traced, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,10 +19,10 @@ def elu(x: Tensor, alpha: float) -> Tensor:
     return functional.elu(x, alpha)
 
 
-def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
+def gelu(x: Tensor, mode: Literal["EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION"] = "EXACT") -> Tensor:
     if mode == "SIGMOID_APPROXIMATION":
         return x * torch.sigmoid(1.702 * x)
-    return functional.gelu(x, approximate={"EXACT": "none", "TANH_APPROXIMATION": "tanh"}[mode])
+    return functional.gelu(x, approximate="none" if mode == "EXACT" else "tanh")
 
 
 def leaky_relu(x: Tensor, alpha: float) -> Tensor:
@@ -76,7 +78,8 @@ def softsign(x: Tensor) -> Tensor:
 
 
 def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
-    return torch.where(x >= alpha, x, 0.0)
+    """No number stays none, as in coremltools' evaluation."""
+    return torch.where(x < alpha, 0.0, x)
 
 
 OPERATORS = {

@@ -2,8 +2,12 @@
 
 An operator is a function whose parameters bear MIL's names and defaults. A parameter annotated `Tensor` gets the tensor
 (floating-point ones always float32), ``list[Tensor]`` all values of the argument, and ``int``, ``float``, ``bool``,
-``str``, ``list[int]``, ``list[bool]`` the value as Python has it. What it returns is converted to the type that the
-program declares.
+``str``, ``list[int]``, ``list[bool]`` the value as Python has it. Of a choice of texts, `Literal` names all. ``ios`` is
+no parameter of MIL's: it gets the system, 15 to 18 or 26, whose operator set the program is written in. What the
+function returns is converted to the type that the program declares.
+
+What it cannot compute it refuses: by `UnavailableError` where MIL leaves open what should come out or it is not
+implemented, by `ValueError` where MIL forbids it.
 """
 
 from __future__ import annotations
@@ -12,13 +16,16 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 Value = Tensor | str
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
+PadType = Literal["valid", "custom", "same", "same_lower"]
+
+_IOS = "ios"
 
 DTYPES = {
     "fp16": torch.float32,
@@ -61,35 +68,68 @@ _CONVERSIONS: Mapping[Any, Callable[[Sequence[Value]], Any]] = {
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator's function, and for each of its parameters how a value becomes an argument."""
+    """An operator's function, and for each of its parameters how a value becomes an argument.
+
+    ``texts``: what a parameter that is a text can be. ``versioned``: whether it is told the system. ``refuse``: takes
+    parameters of the operator that are constants in every program, and says why it cannot be computed with them, or
+    None.
+    """
 
     function: Function
     conversions: Mapping[str, Callable[[Sequence[Value]], Any]]
     required: frozenset[str]
+    texts: Mapping[str, frozenset[str]]
+    versioned: bool
+    refuse: Callable[..., str | None]
 
-    def __call__(self, arguments: Mapping[str, Sequence[Value]]) -> tuple[Tensor, ...]:
+    def __call__(self, arguments: Mapping[str, Sequence[Value]], ios: int) -> tuple[Tensor, ...]:
         """The outputs, in order, each of a dtype of the function's own."""
-        result = self.function(**{name: self.conversions[name](values) for name, values in arguments.items()})
+        told = {"ios": ios} if self.versioned else {}
+        result = self.function(**self._converted(arguments), **told)
         return result if isinstance(result, tuple) else (result,)
 
+    @property
+    def telling(self) -> frozenset[str]:
+        """The parameters that `refused` looks at."""
+        return frozenset((*self.texts, *inspect.signature(self.refuse).parameters))
 
-def operator(function: Function) -> Operator:
+    def refused(self, constants: Mapping[str, Sequence[Value]]) -> str | None:
+        """Why it cannot be computed, from the values of the `telling` parameters that are given."""
+        for name, known in self.texts.items():
+            if name in constants and constants[name][0] not in known:
+                return f"{name} '{constants[name][0]}'"
+        asked = inspect.signature(self.refuse).parameters
+        return self.refuse(**self._converted({name: v for name, v in constants.items() if name in asked}))
+
+    def _converted(self, arguments: Mapping[str, Sequence[Value]]) -> dict[str, Any]:
+        return {name: self.conversions[name](values) for name, values in arguments.items()}
+
+
+def operator(function: Function, refuse: Callable[..., str | None] = lambda: None) -> Operator:
     """The operator of a function that is annotated as this module says."""
-    hints = get_type_hints(function)
-    parameters = inspect.signature(function).parameters
-    conversions = {name: _CONVERSIONS[_without_none(hints[name])] for name in parameters}
-    required = frozenset(name for name, p in parameters.items() if p.default is inspect.Parameter.empty)
-    return Operator(function, conversions, required)
+    hints = {name: _without_none(hint) for name, hint in get_type_hints(function).items()}
+    parameters = {name: p for name, p in inspect.signature(function).parameters.items() if name != _IOS}
+    texts = {name: frozenset(get_args(hints[name])) for name in parameters if get_origin(hints[name]) is Literal}
+    return Operator(
+        function,
+        {name: _one if name in texts else _CONVERSIONS[hints[name]] for name in parameters},
+        frozenset(name for name, p in parameters.items() if p.default is inspect.Parameter.empty),
+        texts,
+        _IOS in hints,
+        refuse,
+    )
 
 
 def _without_none(hint: Any) -> Any:
     """``T`` of ``T | None``."""
-    kinds = [kind for kind in getattr(hint, "__args__", ()) if kind is not type(None)]
-    return kinds[0] if type(None) in getattr(hint, "__args__", ()) else hint
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    return kinds[0] if type(None) in get_args(hint) else hint
 
 
 def axis_of(axis: int, rank: int) -> int:
     """A negative axis counted from the front."""
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis {axis} of {rank} axes")
     return axis % rank
 
 
@@ -104,7 +144,7 @@ def pairs(values: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def window_padding(
-    pad_type: str,
+    pad_type: PadType,
     pad: Sequence[int] | None,
     sizes: Iterable[int],
     windows: Iterable[int],
@@ -116,15 +156,20 @@ def window_padding(
     """
     triples = list(zip(sizes, windows, strides, strict=True))
     if pad_type == "custom":
-        return pairs(pad or [0] * (2 * len(triples)))
+        return not_negative(pairs(pad or [0] * (2 * len(triples))))
     if pad_type == "valid":
         return [(0, 0)] * len(triples)
     totals = [max((math.ceil(n / s) - 1) * s + w - n, 0) for n, w, s in triples]
     if pad_type == "same":
         return [(total // 2, total - total // 2) for total in totals]
-    if pad_type == "same_lower":
-        return [(total - total // 2, total // 2) for total in totals]
-    raise ValueError(f"pad_type '{pad_type}'")
+    return [(total - total // 2, total // 2) for total in totals]
+
+
+def not_negative(padding: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """torch would cut off what MIL does not allow."""
+    if any(n < 0 for pair in padding for n in pair):
+        raise ValueError(f"a padding of {padding}")
+    return padding
 
 
 def torch_padding(padding: Sequence[tuple[int, int]]) -> list[int]:

@@ -6,6 +6,7 @@ Up to iOS 17 the elements are packed and ``shape`` says of what tensor; from iOS
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from mobileseg.validation.coreml.blobs import unpack
 from mobileseg.validation.coreml.operators.base import axis_of, operator
+
+_PALETTES = (2, 4, 16, 64, 256)
 
 
 def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int) -> Tensor:
@@ -29,9 +32,7 @@ def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor 
     return shifted * _spread(scale, data.shape)
 
 
-def constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
-    if output_dtype != "fp32":
-        raise ValueError(f"output_dtype '{output_dtype}'")
+def constexpr_cast(source_val: Tensor, output_dtype: Literal["fp32"]) -> Tensor:
     return source_val
 
 
@@ -41,14 +42,18 @@ def constexpr_lut_to_dense(
     """With ``shape``: ``indices`` are packed bytes, ``lut`` one palette. Without: ``lut`` is (blocks of each axis...,
     palette, vector), and a vector is laid out along ``vector_axis``."""
     if shape is not None:
-        bits = int(math.log2(lut.numel()))
+        bits = lut.numel().bit_length() - 1
+        if lut.numel() not in _PALETTES:
+            raise ValueError(f"a palette of {lut.numel()}")
         return lut[_unpacked(indices, bits, math.prod(shape)).long()].reshape(shape)
     palettes, vector = lut.shape[-2:]
     spread = _spread(lut, (*indices.shape, palettes, vector))
     chosen = indices.long()[..., None, None].expand(*indices.shape, 1, vector)
     found = spread.gather(-2, chosen)[..., 0, :]
-    if vector == 1 or vector_axis is None:
+    if vector == 1:
         return found[..., 0]
+    if vector_axis is None:
+        raise ValueError(f"a palette of vectors of {vector} and no vector_axis")
     axis = axis_of(vector_axis, indices.ndim)
     return found.movedim(-1, axis + 1).flatten(axis, axis + 1)
 
@@ -66,7 +71,7 @@ def constexpr_lut_to_sparse(
     indices = _filled(indices_mask != 0, indices_nonzero_data)
     dense = constexpr_lut_to_dense(indices, lut, None, vector_axis)
     mask = indices_mask
-    if lut.shape[-1] > 1 and vector_axis is not None:
+    if lut.shape[-1] > 1 and vector_axis is not None:  # without an axis, `dense` has been refused
         mask = mask.repeat_interleave(lut.shape[-1], vector_axis)
     return mask, dense[mask != 0]
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional
 
-from mobileseg.validation.coreml.operators.base import channelwise, operator, pairs, torch_padding, window_padding
+from mobileseg.validation.coreml.operators.base import (
+    PadType,
+    channelwise,
+    not_negative,
+    operator,
+    pairs,
+    torch_padding,
+    window_padding,
+)
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
@@ -18,7 +27,7 @@ def conv(
     weight: Tensor,
     bias: Tensor | None = None,
     strides: list[int] | None = None,
-    pad_type: str = "valid",
+    pad_type: PadType = "valid",
     pad: list[int] | None = None,
     dilations: list[int] | None = None,
     groups: int = 1,
@@ -38,7 +47,7 @@ def conv_transpose(
     bias: Tensor | None = None,
     pad: list[int] | None = None,
     output_shape: list[int] | None = None,
-    pad_type: str = "valid",
+    pad_type: Literal["valid", "custom", "same"] = "valid",
     strides: list[int] | None = None,
     dilations: list[int] | None = None,
     groups: int = 1,
@@ -52,12 +61,10 @@ def conv_transpose(
     if pad_type == "same":
         sizes = sizes or [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
         cut = [max(n - size, 0) // 2 for n, size in zip(whole.shape[2:], sizes, strict=True)]
-    elif pad_type in ("custom", "valid"):
-        padding = pairs(pad) if pad and pad_type == "custom" else [(0, 0)] * axes
+    else:
+        padding = not_negative(pairs(pad)) if pad and pad_type == "custom" else [(0, 0)] * axes
         sizes = sizes or [n - before - after for n, (before, after) in zip(whole.shape[2:], padding, strict=True)]
         cut = [before for before, _ in padding]
-    else:
-        raise ValueError(f"pad_type '{pad_type}'")
     behind = [size + before - n for n, size, before in zip(whole.shape[2:], sizes, cut, strict=True)]
     result = functional.pad(whole, torch_padding([(-before, after) for before, after in zip(cut, behind, strict=True)]))
     return result if bias is None else result + channelwise(bias, x.ndim)

@@ -5,6 +5,8 @@ Source: ``elementwise_unary.py``, ``elementwise_binary.py`` and ``control_flow.p
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -80,7 +82,8 @@ def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
 
 
 def sign(x: Tensor) -> Tensor:
-    return x.sign()
+    """Of no number: no number, where torch says 0."""
+    return torch.where(x.isnan(), x, x.sign())
 
 
 def sin(x: Tensor) -> Tensor:
@@ -115,7 +118,7 @@ def threshold(x: Tensor, alpha: Tensor) -> Tensor:
     return torch.maximum(x, alpha)
 
 
-def cast(x: Tensor, dtype: str) -> Tensor:
+def cast(x: Tensor, dtype: Literal["bool", "fp16", "fp32", "int8", "uint8", "int16", "uint16", "int32"]) -> Tensor:
     """Towards zero from a fraction to an integer; true is what is not zero."""
     return x.to(DTYPES[dtype])
 
@@ -138,7 +141,7 @@ def mul(x: Tensor, y: Tensor) -> Tensor:
 
 def real_div(x: Tensor, y: Tensor) -> Tensor:
     """Of integers, too, the quotient is a fraction; what is declared an integer loses it."""
-    return x / y
+    return x / y if x.is_floating_point() else x.double() / y
 
 
 def floor_div(x: Tensor, y: Tensor) -> Tensor:

@@ -1,81 +1,98 @@
 """Operators that take elements by their number, order them, or make tensors of numbers. Source: ``scatter_gather.py``
 and ``tensor_operation.py`` of coremltools' MIL, iOS 15 to 17.
 
-A negative index counts from the end, as iOS 15 and 16 have it; for iOS 17 it is outside, and what happens undefined.
+A negative index counts from the end in the operator sets of iOS 15 and 16. From iOS 17 on it is outside, and what an
+index outside does is not defined.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from mobileseg.errors import UnavailableError
 from mobileseg.validation.coreml.operators.base import axis_of, operator
 
+Mode = Literal["add", "div", "max", "min", "mul", "sub", "update"]
+
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+_COUNTS_FROM_THE_END = 16
+"""The last iOS for which a negative index does."""
 
 
-def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+def gather(
+    x: Tensor, indices: Tensor, ios: int, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
+) -> Tensor:
     axis = axis_of(axis, x.ndim)
     if batch_dims:
         pairs = zip(x, indices, strict=True)
-        return torch.stack([gather(one, places, axis - 1, batch_dims - 1) for one, places in pairs])
-    taken = x.index_select(axis, _positive(indices, x.shape[axis]).reshape(-1))
-    return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        return torch.stack([gather(one, places, ios, axis - 1, batch_dims - 1) for one, places in pairs])
+    taken = x.index_select(axis, _inside(indices, x.shape[axis], ios).reshape(-1))
+    return taken.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
-def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False) -> Tensor:
-    return x.gather(axis, _positive(indices, x.shape[axis]))
+def gather_along_axis(x: Tensor, indices: Tensor, ios: int, axis: int = 0, validate_indices: bool = False) -> Tensor:
+    return x.gather(axis, _inside(indices, x.shape[axis], ios))
 
 
-def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+def gather_nd(x: Tensor, indices: Tensor, ios: int, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     if batch_dims:
         pairs = zip(x, indices, strict=True)
-        return torch.stack([gather_nd(one, places, batch_dims - 1) for one, places in pairs])
-    return x[indices.long().unbind(-1)]
+        return torch.stack([gather_nd(one, places, ios, batch_dims - 1) for one, places in pairs])
+    sizes = x.shape[: indices.shape[-1]]
+    return x[tuple(_inside(index, n, ios) for index, n in zip(indices.unbind(-1), sizes, strict=True))]
 
 
 def scatter(
     data: Tensor,
     indices: Tensor,
     updates: Tensor,
+    ios: int,
     axis: int = 0,
-    mode: str = "add",
+    mode: Mode = "add",
     validate_indices: bool = False,
 ) -> Tensor:
     """``indices``: (K,); ``updates``: as ``data``, with K along the axis."""
     axis = axis_of(axis, data.ndim)
     spread = indices.reshape(-1, *[1] * (data.ndim - axis - 1)).expand(updates.shape)
-    return scatter_along_axis(data, spread, updates, axis, mode)
+    return scatter_along_axis(data, spread, updates, ios, axis, mode)
 
 
 def scatter_along_axis(
     data: Tensor,
     indices: Tensor,
     updates: Tensor,
+    ios: int,
     axis: int = 0,
-    mode: str = "add",
+    mode: Mode = "add",
     validate_indices: bool = False,
 ) -> Tensor:
-    places = _positive(indices, data.shape[axis])
+    """An integer is divided by the product of all that it is divided by, and the quotient loses its fraction."""
+    places = _inside(indices, data.shape[axis], ios)
     if mode == "update":
-        return data.scatter(axis, places, updates)
+        updated = data.scatter(axis, places, updates)
+        if not torch.equal(updated.gather(axis, places).nan_to_num(), updates.nan_to_num()):
+            raise UnavailableError("which of several updates of one element stays is not defined")
+        return updated
     if mode == "sub":
         return data.scatter_reduce(axis, places, -updates, "sum")
     if mode == "div":
-        return data.scatter_reduce(axis, places, 1 / updates, "prod")
+        return _divided(data, torch.ones_like(data).scatter_reduce(axis, places, updates, "prod"))
     return data.scatter_reduce(axis, places, updates, _REDUCTIONS[mode])
 
 
 def scatter_nd(
-    data: Tensor, indices: Tensor, updates: Tensor, mode: str = "add", validate_indices: bool = False
+    data: Tensor, indices: Tensor, updates: Tensor, ios: int, mode: Mode = "add", validate_indices: bool = False
 ) -> Tensor:
     """``indices``: (..., K) of the first K axes; ``updates``: (..., the other axes)."""
     depth = indices.shape[-1]
     places = torch.zeros(indices.shape[:-1], dtype=torch.long)
     for n, index in zip(data.shape[:depth], indices.unbind(-1), strict=True):
-        places = places * n + _positive(index, n)
+        places = places * n + _inside(index, n, ios)
     rows = data.reshape(-1, *data.shape[depth:])
-    return scatter(rows, places.reshape(-1), updates.reshape(-1, *rows.shape[1:]), 0, mode).reshape(data.shape)
+    return scatter(rows, places.reshape(-1), updates.reshape(-1, *rows.shape[1:]), ios, 0, mode).reshape(data.shape)
 
 
 def topk(
@@ -85,7 +102,7 @@ def topk(
     ascending: bool = False,
     sort: bool = True,
     return_indices: bool = True,
-    output_indices_dtype: str = "int32",
+    output_indices_dtype: Literal["int32", "uint16"] = "int32",
 ) -> tuple[Tensor, ...]:
     """Of equals the first. Without ``sort`` any order is right; this one is sorted all the same."""
     values, indices = x.sort(dim=axis, descending=not ascending, stable=True)
@@ -102,7 +119,9 @@ def argsort(x: Tensor, axis: int = -1, ascending: bool = False) -> Tensor:
 def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
     """``exclusive``: of the elements before each."""
     ordered = x.flip(axis) if reverse else x
-    sums = ordered.cumsum(axis) - (ordered if exclusive else 0)
+    sums = ordered.cumsum(axis)
+    if exclusive:
+        sums = torch.cat([torch.zeros_like(sums.narrow(axis, 0, 1)), sums.narrow(axis, 0, x.shape[axis] - 1)], axis)
     return sums.flip(axis) if reverse else sums
 
 
@@ -135,8 +154,19 @@ def shape(x: Tensor) -> Tensor:
     return torch.tensor(x.shape)
 
 
-def _positive(indices: Tensor, n: int) -> Tensor:
-    return torch.where(indices < 0, indices + n, indices).long()
+def _inside(indices: Tensor, n: int, ios: int) -> Tensor:
+    """As int64, counted from the front."""
+    places = indices.long()
+    if ios <= _COUNTS_FROM_THE_END:
+        places = torch.where(places < 0, places + n, places)
+    outside = places[(places < 0) | (places >= n)]
+    if outside.numel():
+        raise UnavailableError(f"an index of {int(outside[0])} into {n} elements is not defined for iOS {ios}")
+    return places
+
+
+def _divided(values: Tensor, divisors: Tensor) -> Tensor:
+    return values / divisors if values.is_floating_point() else torch.div(values, divisors, rounding_mode="trunc")
 
 
 OPERATORS = {

@@ -36,6 +36,8 @@ def layer_norm(
 ) -> Tensor:
     """``gamma``, ``beta``: of the lengths of the axes, in x's order."""
     over = sorted(range(x.ndim) if axes is None else (axis_of(axis, x.ndim) for axis in axes))
+    if not over:
+        raise ValueError("a normalization over no axes")  # torch would take all
     variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
     return _scaled((x - mean) * torch.rsqrt(variance + epsilon), gamma, beta, over)
 
@@ -46,8 +48,12 @@ def l2_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """Over ``size`` neighbouring channels; of an even number, one more before than after."""
+    """Over ``size`` neighbouring channels, as many before as after."""
     return functional.local_response_norm(x, size, alpha, beta, k)
+
+
+def _even(size: int = 1) -> str | None:
+    return f"{size} channels, an even number" if size % 2 == 0 else None
 
 
 def _scaled(x: Tensor, gamma: Tensor | None, beta: Tensor | None, axes: list[int]) -> Tensor:
@@ -61,5 +67,5 @@ OPERATORS = {
     "instance_norm": operator(instance_norm),
     "l2_norm": operator(l2_norm),
     "layer_norm": operator(layer_norm),
-    "local_response_norm": operator(local_response_norm),
+    "local_response_norm": operator(local_response_norm, _even),
 }

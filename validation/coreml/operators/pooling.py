@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mobileseg.validation.coreml.operators.base import operator, torch_padding, window_padding
+from mobileseg.errors import UnavailableError
+from mobileseg.validation.coreml.operators.base import PadType, operator, torch_padding, window_padding
 
 _MAXIMA = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 _MEANS = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
@@ -41,7 +42,7 @@ class _Windows:
 def max_pool(
     x: Tensor,
     kernel_sizes: list[int],
-    pad_type: str,
+    pad_type: PadType,
     strides: list[int] | None = None,
     pad: list[int] | None = None,
     ceil_mode: bool = False,
@@ -53,7 +54,7 @@ def max_pool(
 def avg_pool(
     x: Tensor,
     kernel_sizes: list[int],
-    pad_type: str,
+    pad_type: PadType,
     strides: list[int] | None = None,
     pad: list[int] | None = None,
     exclude_padding_from_average: bool = False,
@@ -72,7 +73,7 @@ def avg_pool(
 def l2_pool(
     x: Tensor,
     kernel_sizes: list[int],
-    pad_type: str,
+    pad_type: PadType,
     strides: list[int] | None = None,
     pad: list[int] | None = None,
     ceil_mode: bool = False,
@@ -89,7 +90,7 @@ def _means(x: Tensor, windows: Sequence[_Windows]) -> Tensor:
 def _windows(
     x: Tensor,
     kernel: list[int],
-    pad_type: str,
+    pad_type: PadType,
     strides: list[int] | None,
     pad: list[int] | None,
     ceil_mode: bool,
@@ -98,9 +99,13 @@ def _windows(
     padding = window_padding(pad_type, pad, x.shape[2:], kernel, strides)
     result = []
     for n, k, s, (before, after) in zip(x.shape[2:], kernel, strides, padding, strict=True):
+        if before >= k or after >= k:
+            raise ValueError(f"a padding of {max(before, after)} for windows of {k}")  # one would hold nothing
         count = (n + before + after - k + (s - 1 if ceil_mode else 0)) // s + 1
         if ceil_mode and (count - 1) * s >= n + before and before + after > 0:
             count -= 1  # a window that begins behind the picture
+        if (count - 1) * s >= n + before:
+            raise UnavailableError("ceil_mode with a window that lies behind the picture is not defined")
         result.append(_Windows(n, k, s, before, after, count))
     return result
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,11 @@ _INTEGERS = {"int8": torch.int8, "uint8": torch.uint8}
 
 
 def quantize(
-    input: Tensor, scale: Tensor, output_dtype: str, zero_point: Tensor | None = None, axis: int | None = None
+    input: Tensor,
+    scale: Tensor,
+    output_dtype: Literal["int8", "uint8"],
+    zero_point: Tensor | None = None,
+    axis: int | None = None,
 ) -> Tensor:
     """Halves are rounded to even, before the zero point is added."""
     bounds = torch.iinfo(_INTEGERS[output_dtype])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from mobileseg.validation.coreml.operators.base import axis_of, operator
@@ -20,8 +22,7 @@ def reduce_sum(x: Tensor, axes: list[int] | None = None, keep_dims: bool = False
 
 
 def reduce_mean(x: Tensor, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
-    values = x if x.is_floating_point() else x.double()
-    return values.mean(_axes(x, axes), keepdim=keep_dims)
+    return _precise(x).mean(_axes(x, axes), keepdim=keep_dims)
 
 
 def reduce_prod(x: Tensor, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
@@ -40,29 +41,39 @@ def reduce_l1_norm(x: Tensor, axes: list[int] | None = None, keep_dims: bool = F
 
 
 def reduce_l2_norm(x: Tensor, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
-    return reduce_sum_square(x, axes, keep_dims).sqrt()
+    return _precise(reduce_sum_square(x, axes, keep_dims)).sqrt()
 
 
 def reduce_log_sum(x: Tensor, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
-    return reduce_sum(x, axes, keep_dims).log()
+    return _precise(reduce_sum(x, axes, keep_dims)).log()
 
 
 def reduce_log_sum_exp(x: Tensor, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
-    values = x if x.is_floating_point() else x.double()
-    return values.logsumexp(_axes(x, axes), keepdim=keep_dims)
+    return _precise(x).logsumexp(_axes(x, axes), keepdim=keep_dims)
 
 
-def reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+def reduce_argmax(
+    x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: Literal["int32", "uint16"] = "int32"
+) -> Tensor:
     """The first of equals, where MIL leaves it open."""
     return x.argmax(axis, keepdim=keep_dims)
 
 
-def reduce_argmin(x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+def reduce_argmin(
+    x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: Literal["int32", "uint16"] = "int32"
+) -> Tensor:
     return x.argmin(axis, keepdim=keep_dims)
 
 
 def _axes(x: Tensor, axes: list[int] | None) -> tuple[int, ...]:
+    if axes is not None and not axes:
+        raise ValueError("a reduction over no axes")  # torch would reduce all
     return tuple(range(x.ndim)) if axes is None else tuple(axis_of(axis, x.ndim) for axis in axes)
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Integers as float64, which holds all of 32 bits."""
+    return x if x.is_floating_point() else x.double()
 
 
 OPERATORS = {

@@ -5,6 +5,8 @@ The grids are those that MIL's documentation gives. Where torch has the same gri
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,12 +15,17 @@ from torch.nn import functional
 from mobileseg.errors import UnavailableError
 from mobileseg.validation.coreml.operators.base import operator
 
+SamplingMode = Literal["STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS", "UNALIGN_CORNERS"]
+
 # Sampling mode -> torch's align_corners, where torch has that grid.
 _TORCH_GRIDS = {"STRICT_ALIGN_CORNERS": True, "ALIGN_CORNERS": True, "UNALIGN_CORNERS": False}
 
 
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1) -> Tensor:
-    return _nearest(x, _scaled(x, scale_factor_height, scale_factor_width))
+    """The spacing follows from the sizes, not from the factors. The pixel at the position rounded down."""
+    size = _scaled(x, scale_factor_height, scale_factor_width)
+    rows, columns = ((torch.arange(new) * old) // new for new, old in zip(size, x.shape[-2:], strict=True))
+    return x.index_select(-2, rows).index_select(-1, columns)
 
 
 def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
@@ -35,14 +42,11 @@ def upsample_bilinear(
     """The spacing follows from the sizes, not from the factors."""
     size = _scaled(x, scale_factor_height, scale_factor_width)
     half = not align_corners if half_pixel_centers is None else half_pixel_centers
-    if align_corners and half:
-        raise UnavailableError("upsample_bilinear with both align_corners and half_pixel_centers is not implemented")
-    mode = "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS" if half else "DEFAULT"
-    return _bilinear(x, size, mode)
+    return _bilinear(x, size, "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS" if half else "DEFAULT")
 
 
 def resize_bilinear(
-    x: Tensor, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: str = "DEFAULT"
+    x: Tensor, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: SamplingMode = "DEFAULT"
 ) -> Tensor:
     return _bilinear(x, (target_size_height, target_size_width), sampling_mode)
 
@@ -51,19 +55,17 @@ def resize(
     x: Tensor,
     shape: list[int],
     resized_dims: int,
-    interpolation_mode: str = "LINEAR",
-    sampling_mode: str = "DEFAULT",
+    interpolation_mode: Literal["LINEAR", "NEAREST_NEIGHBOR"] = "LINEAR",
+    sampling_mode: SamplingMode = "DEFAULT",
 ) -> Tensor:
     """The last ``resized_dims`` axes (up to two) get the last lengths of ``shape``; 0 leaves an axis as it is."""
-    if resized_dims > 2 or (interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode != "DEFAULT"):
-        raise UnavailableError(
-            f"resize of {resized_dims} axes, {interpolation_mode} with {sampling_mode}, is not implemented"
-        )
     wanted = [0, 0, *shape[len(shape) - resized_dims :]][-2:]
     height, width = (new or old for new, old in zip(wanted, x.shape[-2:], strict=True))
     if interpolation_mode == "NEAREST_NEIGHBOR":
         return _nearest(x, (height, width))
-    return _bilinear(x.float(), (height, width), sampling_mode)
+    if not x.is_floating_point():
+        raise UnavailableError("how integers between integers are rounded is not defined")
+    return _bilinear(x, (height, width), sampling_mode)
 
 
 def crop(x: Tensor, crop_height: list[int], crop_width: list[int]) -> Tensor:
@@ -74,10 +76,10 @@ def crop(x: Tensor, crop_height: list[int], crop_width: list[int]) -> Tensor:
 def resample(
     x: Tensor,
     coordinates: Tensor,
-    sampling_mode: str,
-    padding_mode: str,
+    sampling_mode: Literal["bilinear", "nearest"],
+    padding_mode: Literal["constant", "border", "reflection", "symmetric"],
     padding_value: float,
-    coordinates_mode: str,
+    coordinates_mode: Literal["unnormalized", "normalized_minus_one_to_one", "normalized_zero_to_one"],
     align_corners: bool,
 ) -> Tensor:
     """``coordinates``: (N, H', W', 2), each x then y. ``reflection`` does not repeat the edge, ``symmetric`` does."""
@@ -91,6 +93,20 @@ def resample(
     ]
     shift = padding_value if padding_mode == "constant" else 0.0
     return functional.grid_sample(x - shift, grid, sampling_mode, mode, align_corners=centred) + shift
+
+
+def _both_grids(align_corners: bool = True, half_pixel_centers: bool | None = None) -> str | None:
+    return "both align_corners and half_pixel_centers" if align_corners and half_pixel_centers else None
+
+
+def _other_resizes(
+    resized_dims: int = 0, interpolation_mode: str = "LINEAR", sampling_mode: str = "DEFAULT"
+) -> str | None:
+    if resized_dims > 2:
+        return f"{resized_dims} resized axes"
+    if interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode != "DEFAULT":
+        return f"{interpolation_mode} with {sampling_mode}"
+    return None
 
 
 def _pixels(coordinates: Tensor, sizes: Tensor, mode: str, align_corners: bool) -> Tensor:
@@ -109,8 +125,11 @@ def _scaled(x: Tensor, height: float, width: float) -> tuple[int, int]:
 
 
 def _nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The pixel at the position rounded down."""
-    rows, columns = ((torch.arange(new) * old) // new for new, old in zip(size, x.shape[-2:], strict=True))
+    """The pixel in which the new pixel's centre lies, as TensorFlow's ``half_pixel_centers`` has it: what coremltools
+    makes of that, and its test of ``resize``, which Core ML passes."""
+    rows, columns = (
+        ((2 * torch.arange(new) + 1) * old) // (2 * new) for new, old in zip(size, x.shape[-2:], strict=True)
+    )
     return x.index_select(-2, rows).index_select(-1, columns)
 
 
@@ -149,9 +168,9 @@ def _linear(x: Tensor, axis: int, grid: Tensor) -> Tensor:
 OPERATORS = {
     "crop": operator(crop),
     "resample": operator(resample),
-    "resize": operator(resize),
+    "resize": operator(resize, _other_resizes),
     "resize_bilinear": operator(resize_bilinear),
     "resize_nearest_neighbor": operator(resize_nearest_neighbor),
-    "upsample_bilinear": operator(upsample_bilinear),
+    "upsample_bilinear": operator(upsample_bilinear, _both_grids),
     "upsample_nearest_neighbor": operator(upsample_nearest_neighbor),
 }

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mobileseg.validation.coreml.operators.base import axis_of, operator, pairs, torch_padding
+from mobileseg.validation.coreml.operators.base import axis_of, not_negative, operator, pairs, torch_padding
 
 
 def reshape(x: Tensor, shape: list[int]) -> Tensor:
@@ -29,6 +30,8 @@ def reshape_like(
 
 
 def flatten2d(x: Tensor, axis: int = 1) -> Tensor:
+    if not -x.ndim <= axis <= x.ndim:
+        raise ValueError(f"axis {axis} of {x.ndim} axes")
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
@@ -104,9 +107,8 @@ def slice_update(
 ) -> Tensor:
     chosen = _chosen(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
     changed = x.clone()
-    changed[torch.meshgrid(*[torch.tensor(list(positions)) for positions in chosen], indexing="ij")] = update.reshape(
-        [len(positions) for positions in chosen]
-    )
+    places = torch.meshgrid(*[torch.tensor(list(p), dtype=torch.long) for p in chosen], indexing="ij")
+    changed[places] = update.reshape([len(positions) for positions in chosen])
     return changed
 
 
@@ -118,13 +120,20 @@ def reverse(x: Tensor, axes: list[int] | None = None) -> Tensor:
     return x.flip(list(range(x.ndim)) if axes is None else axes)
 
 
-def pad(x: Tensor, pad: list[int], mode: str = "constant", constant_val: float = 0.0) -> Tensor:
-    """``pad`` holds two numbers for each of the last axes."""
-    padding = pairs(pad)
+def pad(
+    x: Tensor,
+    pad: list[int],
+    mode: Literal["constant", "reflect", "replicate"] = "constant",
+    constant_val: float = 0.0,
+) -> Tensor:
+    """``pad`` holds two numbers for each of the last axes. What is reflected is less than the whole axis."""
+    padding = not_negative(pairs(pad))
     if mode == "constant":
         return functional.pad(x, torch_padding(padding), value=constant_val)
-    source = {"reflect": _reflected, "replicate": _replicated}[mode]
+    source = _reflected if mode == "reflect" else _replicated
     for axis, (before, after) in zip(range(x.ndim - len(padding), x.ndim), padding, strict=True):
+        if mode == "reflect" and max(before, after) >= x.shape[axis]:
+            raise ValueError(f"a reflection of {max(before, after)} of {x.shape[axis]} elements")
         if before or after:
             x = x.index_select(axis, source(torch.arange(-before, x.shape[axis] + after), x.shape[axis] - 1))
     return x
