@@ -5,8 +5,9 @@
 
 coremltools brings its tests along. On a Mac they convert a program, let Core ML predict and compare with what they
 expect; elsewhere they convert it and stop. Here the reference executor predicts. Programs are of float32; of a test
-that is run with many parameters, ``--each`` are drawn. Values of float16 are compared in float16's precision, all others as
-the test says. Recurrent and random operators, states and control flow, which the executor has not, are left out.
+that is run with many parameters, ``--each`` are drawn. Values of float16 are compared in float16's precision, all
+others as the test says. Recurrent and random operators, states and control flow, which the executor has not, are left
+out.
 """
 
 from __future__ import annotations
