@@ -187,12 +187,13 @@ def l2_norms(draw: Any) -> Any:
 
 
 def local_norms(draw: Any) -> Any:
-    """Of an even number of channels, one more before than after."""
+    """Of an even number of channels there is one less, and it is divided by the number all the same."""
     x, size = draw.array((draw.number(1, 2), draw.number(1, 6), *draw.shape(1, 2, 3))), draw.number(1, 5)
     alpha, beta, k = draw.one(0.25, 0.5), draw.one(0.5, 0.75), draw.one(1.0, 1.5)
-    pad = [(0, 0), (size // 2, (size - 1) // 2), *[(0, 0)] * (x.ndim - 2)]
+    side = (size - 1) // 2
+    pad = [(0, 0), (side, side), *[(0, 0)] * (x.ndim - 2)]
     squares = np.pad(x.astype(np.float64) ** 2, pad)
-    around = np.lib.stride_tricks.sliding_window_view(squares, size, 1).sum(-1)
+    around = np.lib.stride_tricks.sliding_window_view(squares, 2 * side + 1, 1).sum(-1)
     wanted = x / (k + alpha / size * around) ** beta
     how = {"alpha": np.float32(alpha), "beta": np.float32(beta), "k": np.float32(k)}
     return [x], lambda mb, x: mb.local_response_norm(x=x, size=size, **how), [wanted]
@@ -279,6 +280,13 @@ def test_every_parameter_of_these_operators_is_varied(check: Any) -> None:
 def test_the_first_of_equals_is_the_greatest(check: Any) -> None:
     x = np.array([[1, 3, 3], [2, 2, 2]], np.float32)
     check.hold("reduce_argmax", [([x], lambda mb, x: mb.reduce_argmax(x=x, axis=1), [[1, 0]])])
+
+
+def test_an_even_number_of_channels_is_normalized_as_coremltools_expects_of_core_ml(check: Any) -> None:
+    """The figures of its test."""
+    x = np.array([[[1.0, -7.0], [5.0, -6.0], [-3.0, -5.0]]], np.float32)
+    wanted = [[[0.99996257, -6.98716545], [4.99531746, -5.99191284], [-2.99898791, -4.99531746]]]
+    check.hold("local_response_norm", [([x], lambda mb, x: mb.local_response_norm(x=x, size=2), [wanted])], rtol=1e-6)
 
 
 def test_a_mean_of_integers_loses_its_fraction(check: Any) -> None:

@@ -73,7 +73,7 @@ def scatter_along_axis(
     of all that it is divided by, and the quotient loses its fraction."""
     places = _inside(indices, data.shape[axis], ios)
     if mode == "update":
-        order = torch.arange(updates.shape[axis]).reshape(-1, *[1] * (-1 - axis_of(axis, data.ndim) + data.ndim))
+        order = torch.arange(updates.shape[axis]).reshape(-1, *[1] * (data.ndim - 1 - axis_of(axis, data.ndim)))
         last = torch.full(data.shape, -1).scatter_reduce(axis, places, order.expand(updates.shape), "amax")
         return torch.where(last < 0, data, updates.gather(axis, last.clamp(min=0)))
     if mode == "sub":

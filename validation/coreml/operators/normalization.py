@@ -48,8 +48,10 @@ def l2_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """Over ``size`` neighbouring channels; of an even number, one more before than after, as in coremltools' test."""
-    return functional.local_response_norm(x, size, alpha, beta, k)
+    """Over ``size`` neighbouring channels, as many before as after. Of an even number there is one less, and their sum
+    is divided by ``size`` all the same: so coremltools' test has it."""
+    window = size - 1 + size % 2
+    return functional.local_response_norm(x, window, alpha * window / size, beta, k)
 
 
 def _scaled(x: Tensor, gamma: Tensor | None, beta: Tensor | None, axes: list[int]) -> Tensor:
