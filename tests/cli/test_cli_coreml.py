@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,10 @@ def test_an_operator_that_the_executor_has_not_is_a_reason_and_no_pass(checkpoin
 def test_what_only_running_it_tells_is_a_reason_too(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = OPERATORS["relu"]
+    def lacking(x: Any) -> Any:
+        raise UnavailableError("no such form of it")
 
-    @dataclass(frozen=True)
-    class Lacking(type(real)):  # type: ignore[misc]
-        def __call__(self, arguments: Any) -> Any:
-            raise UnavailableError("no such form of it")
-
-    lacking = Lacking(real.function, real.conversions, real.required)
-    monkeypatch.setitem(OPERATORS, "relu", lacking)  # type: ignore[arg-type]  # a dict
+    monkeypatch.setitem(OPERATORS, "relu", replace(OPERATORS["relu"], function=lacking))  # type: ignore[arg-type]
     result = to_coreml(checkpoint, tmp_path)
     assert isinstance(result.passed, NotRun)
     assert "'relu'" in result.passed.why
