@@ -1,10 +1,12 @@
-"""Memory of `mobileseg.validate` over many pictures: resident MiB after so many, and how long the first one took.
+"""Memory of `mobileseg.validate` over many pictures: MiB after so many, and how long the first one took.
 
     python benchmarks/streaming.py [ARTIFACT CHECKPOINT] [--pictures 10000] [--jobs 1]
 
 Without names: the demo ENet as a 64x96 ONNX file, converted first. The pictures are demo scenes with label maps, PNG
-files of a size that the file does not take, in a temporary folder. Validation runs in a process of its own, which is
-asked for its memory, its children's included, after each of the numbers in ``STOPS``. Linux.
+files of a size that the file does not take, in a temporary folder. Validation runs in a process of its own. After each
+of the numbers in ``STOPS`` its memory is asked for, and that of its children: what it wrote itself, be it in memory or
+swapped out ("own"), and all that is in memory, with the pages of libraries, which the system may drop ("resident").
+Linux.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ def write_pictures(folder: Path, count: int) -> None:
         Image.fromarray(made.labels).save(folder / "labels" / f"{number:05}.png", compress_level=1)
 
 
-def memory(process: int | str, field: str) -> float:
-    """MiB, of the process's status: ``VmRSS`` is what is resident, ``VmHWM`` the most that ever was."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+def memory(process: int | str, *fields: str) -> float:
+    """MiB, the sum of these fields of the process's status."""
+    lines = (line.partition(":") for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    found = {name: value for name, _, value in lines}
+    return round(sum(int(found[field].split()[0]) for field in fields) / 1024, 1)
 
 
 def children(process: int) -> Iterator[int]:
@@ -49,6 +52,7 @@ def children(process: int) -> Iterator[int]:
 
 def child(artifact: str, checkpoint: str, folder: str, jobs: int) -> None:
     """Prints one JSON object: seconds to the first picture and in all, and MiB by the number of pictures done."""
+    own: dict[int, list[float]] = {}
     resident: dict[int, list[float]] = {}
     start, first = time.perf_counter(), 0.0
 
@@ -56,7 +60,9 @@ def child(artifact: str, checkpoint: str, folder: str, jobs: int) -> None:
         nonlocal first
         first = first or time.perf_counter() - start
         if done in STOPS or done == total:
-            resident[done] = [memory(number, "VmRSS") for number in (os.getpid(), *children(os.getpid()))]
+            processes = (os.getpid(), *children(os.getpid()))
+            own[done] = [memory(number, "RssAnon", "VmSwap") for number in processes]
+            resident[done] = [memory(number, "VmRSS") for number in processes]
 
     images, labels = Path(folder, "images"), Path(folder, "labels")
     found = validate(artifact, against=checkpoint, images=images, labels=labels, jobs=jobs, progress=progress)
@@ -65,8 +71,9 @@ def child(artifact: str, checkpoint: str, folder: str, jobs: int) -> None:
         "seconds": round(time.perf_counter() - start, 1),
         "pictures": found.report["parity"]["images"],
         "miou_reference": found.report["parity"]["miou_reference"],
-        "resident_mib": {done: [round(mib, 1) for mib in parts] for done, parts in resident.items()},
-        "peak_mib": round(memory("self", "VmHWM"), 1),
+        "own_mib": own,
+        "resident_mib": resident,
+        "peak_mib": memory("self", "VmHWM"),
     }
     print(json.dumps(told))
 

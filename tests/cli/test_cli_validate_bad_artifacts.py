@@ -88,14 +88,10 @@ def refused(ended: Any, *words: str) -> None:
     assert "Traceback" not in ended.err
 
 
-def below_the_gates(ended: Any, suffix: str) -> None:
-    """Exit code 3; or 4 with the reason, for the format that this machine may not run."""
-    assert "Traceback" not in ended.err
-    if suffix == "mlpackage" and ended.code == 4:
-        assert "cannot be run here" in ended.error["message"]
-        return
+def below_the_gates(ended: Any) -> None:
     assert ended.code == 3, ended
     assert ended.json["parity"]["passed"] is False
+    assert "Traceback" not in ended.err
 
 
 def lengths(size: int) -> Iterator[int]:
@@ -121,7 +117,7 @@ def parts(file: Path) -> list[Path]:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_sound_file(run: Any, files: dict[str, Path], networks: Path, suffix: str) -> None:
     ended = validated(run, files[suffix], networks)
-    assert ended.code == (4 if suffix == "mlpackage" and "error" in ended.json else 0), ended
+    assert ended.code == 0, ended
 
 
 @pytest.mark.usefixtures("untried")
@@ -138,7 +134,9 @@ def test_cut_off(run: Any, files: dict[str, Path], networks: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_damaged(run: Any, files: dict[str, Path], networks: Path, tmp_path: Path, suffix: str) -> None:
-    """One byte is another. Most bytes are weights, whose last bits hardly matter: then the file passes, truly."""
+    """One byte is another. Most bytes are weights, whose last bits hardly matter: then the file passes, truly. In the
+    name of a Core ML operator it makes one that the reference executor does not have."""
+    codes = {0, 2, 3, 4} if suffix == "mlpackage" else {0, 2, 3}
     generator = np.random.default_rng(1)
     bad = copied(files[suffix], tmp_path)
     for part in parts(bad):
@@ -148,22 +146,22 @@ def test_damaged(run: Any, files: dict[str, Path], networks: Path, tmp_path: Pat
             damaged[position] ^= int(generator.integers(1, 256))
             part.write_bytes(damaged)
             ended = validated(run, bad, networks)
-            assert ended.code in {0, 2, 3, *((4,) if suffix == "mlpackage" else ())}, ended
+            assert ended.code in codes, ended
             assert "Traceback" not in ended.err
         part.write_bytes(content)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_of_another_network(run: Any, files: dict[str, Path], networks: Path, suffix: str) -> None:
-    below_the_gates(validated(run, files[suffix], networks, "other"), suffix)
+    below_the_gates(validated(run, files[suffix], networks, "other"))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES[:3])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_of_other_classes(run: Any, files: dict[str, Path], networks: Path, suffix: str) -> None:
     refused(validated(run, files[suffix], networks, "of_four_classes"), "(5, 40, 48)", "(4, 40, 48)", "--against")
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES[:3])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_of_a_size_that_the_checkpoint_does_not_take(
     run: Any, files: dict[str, Path], networks: Path, suffix: str
 ) -> None:
@@ -171,7 +169,7 @@ def test_of_a_size_that_the_checkpoint_does_not_take(
     refused(ended, files[suffix].name, "cannot take pictures of 40x48", "multiples of 16")
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES[:3])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_of_another_size_than_is_asked_for(run: Any, files: dict[str, Path], networks: Path, suffix: str) -> None:
     refused(validated(run, files[suffix], networks, "build", "--size", "48x48"), "40x48 alone", "--size")
 
@@ -179,7 +177,7 @@ def test_of_another_size_than_is_asked_for(run: Any, files: dict[str, Path], net
 def test_held_against_a_file_of_another_size(run: Any, files: dict[str, Path], networks: Path, tmp_path: Path) -> None:
     made = convert(model=f"{networks}:build", to="onnx", size=(32, 32), image_count=1, output=tmp_path)
     other = made.artifacts[0].artifact.path
-    for suffix in SUFFIXES[:3]:
+    for suffix in SUFFIXES:
         refused(run("validate", files[suffix], "--against", other, "--random", "1", "--json"), other.name, "32x32")
 
 
@@ -206,9 +204,8 @@ def test_that_yields_nan(run: Any, files: dict[str, Path], networks: Path, tmp_p
         part.write_bytes(signed(content, damaged) if suffix == "pte" else damaged)
     assert found
     ended = validated(run, bad, networks)
-    below_the_gates(ended, suffix)
-    if ended.code == 3:
-        assert "NaN or infinite" in ended.json["parity"]["sqnr_db"]["not_run"]
+    below_the_gates(ended)
+    assert "NaN or infinite" in ended.json["parity"]["sqnr_db"]["not_run"]
 
 
 def test_that_ends_the_process_that_runs_it(run: Any, files: dict[str, Path], networks: Path, tmp_path: Path) -> None:
