@@ -6,7 +6,9 @@ Without names: the demo ENet as an ONNX file, converted first. Two schedulers wi
 thread each, processes of their own on 127.0.0.1, are started once and warmed up by a run; then runs over the same
 pictures alternate. "ratio" is the seconds of two over half those of one: 1.00 is a perfect halving. "processor" is
 the same of the time that the client and the busiest worker had the processor, which says what the structure costs on a
-machine that has other work, too. "same" says whether all reports are equal to the last bit.
+machine that has other work, too. "same" says whether all reports are equal to the last bit. First comes what the
+machine itself gives: the processor's time for convolutions in each of two processes at once, over that in one alone.
+Two cores that are one core's two threads give up to 2, and then no sharing out can halve anything.
 """
 
 from __future__ import annotations
@@ -29,6 +31,18 @@ from PIL import Image
 
 from mobileseg import convert, validate
 from mobileseg.mobile_assets.demo import scene
+
+CONVOLUTIONS = """
+import time, torch
+torch.set_num_threads(1)
+layer, picture = torch.nn.Conv2d(32, 32, 3, padding=1), torch.rand(1, 32, 128, 256)
+with torch.inference_mode():
+    layer(picture)
+    start = time.process_time()
+    for _ in range(200):
+        layer(picture)
+print(time.process_time() - start)
+"""
 
 KINDS = ("Dask", "Dask, processor", "processes")
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -80,6 +94,18 @@ def wait_for(address: str, count: int) -> None:
         client.wait_for_workers(count)
 
 
+def of_the_machine() -> float:
+    """Processor's time of one of two at once over that of one alone."""
+
+    def seconds(count: int) -> float:
+        command = [sys.executable, "-c", CONVOLUTIONS]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        return statistics.mean(float(process.communicate()[0]) for process in running)
+
+    alone = seconds(1)
+    return seconds(2) / alone
+
+
 def measure(arguments: Mapping[str, Any], **how: Any) -> tuple[float, Any]:
     """Seconds, and what was measured."""
     start = time.perf_counter()
@@ -105,6 +131,7 @@ def main() -> None:
     parser.add_argument("--size", default="256x512")
     options = parser.parse_args()
     height, width = map(int, options.size.split("x"))
+    print(f"the machine: {statistics.median(of_the_machine() for _ in range(3)):.2f}", flush=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         artifact = options.artifact

@@ -29,6 +29,7 @@ def metadata_entry(content: bytes, name: str) -> bytes | None:
     for entry in _tables(content, model, _METADATA):
         if _vector(content, entry, _NAME) == name.encode():
             at = _field(content, entry, _BUFFER)
+            # Of a number that is zero nothing is written.
             number = 0 if at is None else _uint32(content, at)
             return _vector(content, buffers[number], _DATA) if number < len(buffers) else None
     return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -186,3 +188,24 @@ def test_a_picture_that_the_interpreter_gives_up_is_the_file_s_fault(converted):
     runner = open_artifact(converted[1])
     with pytest.raises(UsageError, match=r"loads as a TFLite file and does not run: .*Convert it again"):
         runner.invoke(np.zeros((1, 2, 2, 2), np.float32))
+
+
+def test_tflite_runtime_serves_where_it_is_what_there_is(converted, pictures, tiny, tmp_path, monkeypatch):
+    """Its module and its version only; metadata is read without the other package's schema."""
+    from ai_edge_litert import interpreter
+
+    from mobileseg.validation.runners import tflite
+
+    layout, path = converted
+    metadata = tiny[1](target="tflite", input={"layout": layout}, output={"layout": layout})
+    file = with_metadata(path, tmp_path / "described.tflite", json.dumps(metadata).encode())
+    before = open_artifact(file).run(pictures)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.setitem(sys.modules, "tflite_runtime", ModuleType("tflite_runtime"))
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", interpreter)
+    monkeypatch.setattr(tflite.installed, "version", {"tflite-runtime": "2.14.0"}.__getitem__)
+    runner = open_artifact(file)
+    assert runner.runtime == "tflite-runtime 2.14.0 (XNNPACK)"
+    assert runner.metadata == metadata
+    np.testing.assert_array_equal(runner.run(pictures), before)
