@@ -88,7 +88,8 @@ class Plugin:
         """In the place of coremltools' ``compare_backend``, whose parameters these are."""
         executor = self.opened(mlmodel)
         results = self.run(executor, input_key_values)
-        if any(value.type.kind == "fp16" for o in executor.program.operations for value in o.outputs):
+        named = (*executor.program.inputs, *(value for o in executor.program.operations for value in o.outputs))
+        if any(value.type.kind == "fp16" for value in named):
             atol, rtol = max(atol, HALF), max(rtol, HALF)
         for name, wanted in expected_outputs.items():
             got = testing_utils._get_coreml_out_from_dict(results, name)

@@ -162,6 +162,7 @@ def nearest_corners(mb: Any, x: Any) -> Any:
         ),
         (lambda mb, x: mb.resize(x=x, shape=[3, 5, 6], resized_dims=np.uint32(3)), "iOS17", "3 resized axes"),
         (nearest_corners, "iOS17", "NEAREST_NEIGHBOR with ALIGN_CORNERS"),
+        (lambda mb, x: mb.local_response_norm(x=x, size=2), "iOS16", "2 channels, an even number"),
     ],
 )
 def test_ways_of_computing_that_are_not_known(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 pytest.importorskip("coremltools", reason="install the extra: pip install 'mobileseg[coreml]'")
 
-from mobileseg.errors import UsageError
+from mobileseg.errors import UnavailableError, UsageError
 from mobileseg.validation.coreml import load
 from mobileseg.validation.coreml.operators import linear, normalization, quantization, reduction
 
@@ -187,13 +187,10 @@ def l2_norms(draw: Any) -> Any:
 
 
 def local_norms(draw: Any) -> Any:
-    """Of an even number of channels there is one less, and it is divided by the number all the same."""
-    x, size = draw.array((draw.number(1, 2), draw.number(1, 6), *draw.shape(1, 2, 3))), draw.number(1, 5)
+    x, size = draw.array((draw.number(1, 2), draw.number(1, 6), *draw.shape(2, 2, 3))), draw.one(1, 3, 5)
     alpha, beta, k = draw.one(0.25, 0.5), draw.one(0.5, 0.75), draw.one(1.0, 1.5)
-    side = (size - 1) // 2
-    pad = [(0, 0), (side, side), *[(0, 0)] * (x.ndim - 2)]
-    squares = np.pad(x.astype(np.float64) ** 2, pad)
-    around = np.lib.stride_tricks.sliding_window_view(squares, 2 * side + 1, 1).sum(-1)
+    squares = np.pad(x.astype(np.float64) ** 2, [(0, 0), (size // 2, size // 2), (0, 0), (0, 0)])
+    around = np.lib.stride_tricks.sliding_window_view(squares, size, 1).sum(-1)
     wanted = x / (k + alpha / size * around) ** beta
     how = {"alpha": np.float32(alpha), "beta": np.float32(beta), "k": np.float32(k)}
     return [x], lambda mb, x: mb.local_response_norm(x=x, size=size, **how), [wanted]
@@ -282,11 +279,11 @@ def test_the_first_of_equals_is_the_greatest(check: Any) -> None:
     check.hold("reduce_argmax", [([x], lambda mb, x: mb.reduce_argmax(x=x, axis=1), [[1, 0]])])
 
 
-def test_an_even_number_of_channels_is_normalized_as_coremltools_expects_of_core_ml(check: Any) -> None:
-    """The figures of its test."""
+def test_which_of_three_axes_are_channels_is_not_defined(make_package: Any) -> None:
+    """MIL's documentation says the second; what coremltools' test expects of Core ML is true of the first."""
     x = np.array([[[1.0, -7.0], [5.0, -6.0], [-3.0, -5.0]]], np.float32)
-    wanted = [[[0.99996257, -6.98716545], [4.99531746, -5.99191284], [-2.99898791, -4.99531746]]]
-    check.hold("local_response_norm", [([x], lambda mb, x: mb.local_response_norm(x=x, size=2), [wanted])], rtol=1e-6)
+    with pytest.raises(UnavailableError, match=r"op \d+ 'local_response_norm'.*which of 3 axes are the channels"):
+        load(make_package([x], lambda mb, x: mb.local_response_norm(x=x, size=3))).run({"in_0": x})
 
 
 def test_a_mean_of_integers_loses_its_fraction(check: Any) -> None:

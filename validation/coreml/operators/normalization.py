@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mobileseg.errors import UnavailableError
 from mobileseg.validation.coreml.operators.base import axis_of, operator
 
 
@@ -48,10 +49,15 @@ def l2_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """Over ``size`` neighbouring channels, as many before as after. Of an even number there is one less, and their sum
-    is divided by ``size`` all the same: so coremltools' test has it."""
-    window = size - 1 + size % 2
-    return functional.local_response_norm(x, window, alpha * window / size, beta, k)
+    """Over ``size`` neighbouring channels, as many before as after: of an even number, which side has more is not defined. Of
+    (n, C, D), coremltools' test has Core ML take the first axis for the channels, and its documentation the second."""
+    if x.ndim != 4:
+        raise UnavailableError(f"which of {x.ndim} axes are the channels is not defined")
+    return functional.local_response_norm(x, size, alpha, beta, k)
+
+
+def _even(size: int = 1) -> str | None:
+    return f"{size} channels, an even number" if size % 2 == 0 else None
 
 
 def _scaled(x: Tensor, gamma: Tensor | None, beta: Tensor | None, axes: list[int]) -> Tensor:
@@ -65,5 +71,5 @@ OPERATORS = {
     "instance_norm": operator(instance_norm),
     "l2_norm": operator(l2_norm),
     "layer_norm": operator(layer_norm),
-    "local_response_norm": operator(local_response_norm),
+    "local_response_norm": operator(local_response_norm, _even),
 }
