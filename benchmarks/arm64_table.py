@@ -126,7 +126,7 @@ def without_xnnpack(runner: Runner) -> Callable[[Any], NDArray[Any]]:
 def random_segnet(folder: Path, size: Size) -> Path:
     """A checkpoint of SegNet whose weights nobody trained."""
     torch.manual_seed(0)
-    network = next(v for v in variants("segnet") if v.name == "flat").build(num_classes=12)
+    network = next(v for v in variants("segnet") if v.name == "semseg").build(num_classes=12)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
