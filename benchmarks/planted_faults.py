@@ -2,7 +2,7 @@
 
     python benchmarks/planted_faults.py --targets tflite,onnx --json rows.json
 
-Seven faults in the network or its preprocessing, one file each (a zero point off by one is a fault of a quantized file:
+Faults in the network or its preprocessing, one file each (a zero point off by one is a fault of a quantized file:
 tests/validation/bisect/test_zero_points.py). Each file is held against the sound network on two demo scenes.
 """
 
@@ -31,16 +31,27 @@ PREPROCESSING = Preprocessing("unit")
 Planted = tuple[nn.Module, Preprocessing]
 
 
-class EqualityUnpool(nn.Module):
-    """The usual replacement: wrong where a window has two equal maxima. Stands in for one block's pooling, too."""
+class Kept(nn.Module):
+    """A pooling that keeps what it is given for an `EqualityUnpool`."""
 
-    def __init__(self, unpool: nn.Module, source: nn.Module) -> None:
+    def __init__(self, pooling: nn.Module) -> None:
         super().__init__()
-        self.unpool, self.kept = unpool, dict[str, Tensor]()
-        source.register_forward_pre_hook(lambda module, given: self.kept.update(x=given[0]))
+        self.pooling, self.given = pooling, dict[str, Tensor]()
+
+    def forward(self, x: Tensor) -> Any:
+        self.given["x"] = x
+        return self.pooling(x)
+
+
+class EqualityUnpool(nn.Module):
+    """The usual replacement: wrong where a window has two equal maxima."""
+
+    def __init__(self, pooling: Kept) -> None:
+        super().__init__()
+        self.given = pooling.given
 
     def forward(self, x: Tensor, indices: Tensor, output_size: Any = None) -> Tensor:
-        pooled = self.kept["x"]
+        pooled = self.given["x"]
         largest = functional.interpolate(functional.max_pool2d(pooled, 2), scale_factor=2.0)
         return functional.interpolate(x, scale_factor=2.0) * (pooled == largest).to(x.dtype)
 
@@ -56,13 +67,18 @@ class After(nn.Module):
         return self.last(self.network(x))
 
 
-def steeper(network: nn.Module) -> None:
-    network.get_submodule("regular2_5.out_activation").get_parameter("weight").data.add_(0.05)
+def steeper(layer: str) -> Callable[[nn.Module], None]:
+    def change(network: nn.Module) -> None:
+        network.get_submodule(layer).get_parameter("weight").data.add_(0.05)
+
+    return change
 
 
 def equality(network: nn.Module) -> None:
-    block = network.get_submodule("upsample5_0")
-    block.main_unpool1 = EqualityUnpool(block.main_unpool1, network.get_submodule("downsample1_0.main_max1"))
+    source = network.get_submodule("downsample1_0")
+    kept = Kept(source.get_submodule("main_max1"))
+    source.main_max1 = kept
+    network.get_submodule("upsample5_0").main_unpool1 = EqualityUnpool(kept)
 
 
 def changed(change: Callable[[nn.Module], None]) -> Callable[[nn.Module], Planted]:
@@ -80,7 +96,8 @@ def behind(last: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], Planted]:
 
 FAULTS: dict[str, Callable[[nn.Module], Planted]] = {
     "swapped channel order": lambda network: (network, replace(PREPROCESSING, channel_order="BGR")),
-    "wrong PReLU slope (+0.05)": changed(steeper),
+    "wrong PReLU slope (+0.05)": changed(steeper("dilated2_2.ext_conv2.2")),
+    "the same where hardly a value is negative": changed(steeper("downsample2_0.out_activation")),
     "equality mask": changed(equality),
     "shift by one pixel": behind(lambda y: torch.cat([y[..., :1], y[..., :-1]], dim=3)),
     "scale left out": lambda network: (network, replace(PREPROCESSING, scale=1.0)),

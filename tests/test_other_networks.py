@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,8 @@ NETWORKS = {
 }
 QUICK_ODD_SIZE = "unet.py:half_pixel"
 TAKE_ODD_SIZES = ("unet.py:build", "deeplab.py:build", "cgnet.py:build")
+# Through ExecuTorch: bilinear resizing, unpooling, shuffles, attention. TFLite, ONNX and Core ML get all.
+QUICK_EXECUTORCH = ("unet.py:build", "segnet.py:build", "oddities.py:shuffled", "oddities.py:attention")
 # In 16 bits: bilinear resizing, unpooling.
 QUICK_FP16 = ("unet.py:build", "segnet.py:build")
 
@@ -106,8 +109,14 @@ def test_the_networks_are_worth_comparing(model: str) -> None:
     assert np.sort(shares)[-2] > 0.01
 
 
-@pytest.mark.parametrize("target", registry.TARGETS)
-@pytest.mark.parametrize("model", [m for m in NETWORKS.values() if m != QUICK_ODD_SIZE])
+def all_in_fp32() -> Iterator[Any]:
+    for model in (m for m in NETWORKS.values() if m != QUICK_ODD_SIZE):
+        for target in registry.TARGETS:
+            slow = target == "executorch" and model not in QUICK_EXECUTORCH
+            yield pytest.param(model, target, marks=[pytest.mark.slow] if slow else [], id=f"{model}-{target}")
+
+
+@pytest.mark.parametrize(("model", "target"), all_in_fp32())
 def test_fp32(model: str, target: str, tmp_path: Path) -> None:
     passes_its_gates(model, target, "fp32", SIZE, tmp_path)
 

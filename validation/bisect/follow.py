@@ -43,14 +43,13 @@ class Match:
 @dataclass(frozen=True)
 class Followed:
     """``matches``: what agrees, by node, the supposed ones included; ``near``: of nodes that agree with nothing, the
-    nearest value of the file; ``values``: those of the nodes that were asked for; ``agreed``, ``missed``: how many
-    nodes behind a supposed one agree and do not, up to where that was clear."""
+    nearest value of the file; ``values``: those of the nodes that were asked for; ``agreed``: how many nodes behind a
+    supposed one agree, up to `ENOUGH`."""
 
     matches: Mapping[str, Match]
     near: Mapping[str, Match]
     values: Mapping[str, NDArray[np.float32]]
     agreed: int
-    missed: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Comparison:
         run = _Run(self, supposed, known or {}, behind, wanted)
         with contextlib.suppress(_ClearEnough):
             self.network.run(self.picture, run.replaced)
-        return Followed(run.matches, run.near, run.values, run.agreed, run.missed)
+        return Followed(run.matches, run.near, run.values, run.agreed)
 
     def plainly(self, matches: Mapping[str, Match]) -> dict[str, float]:
         """SQNR in dB of what the file has against torch's own run, errors of all operators before included."""
@@ -123,7 +122,7 @@ class _Run:
         self.start = None if behind is None else comparison.order[behind]
         self.matches, self.near = dict[str, Match](), dict[str, Match]()
         self.values = dict[str, "NDArray[np.float32]"]()
-        self.agreed = self.missed = self.missed_in_a_row = 0
+        self.agreed = self.missed_in_a_row = 0
 
     def replaced(self, name: str, value: Tensor) -> Tensor:
         if name in self.wanted:
@@ -160,7 +159,6 @@ class _Run:
         if self.start is None or self.comparison.order[name] <= self.start:
             return
         self.agreed += agrees
-        self.missed += not agrees
         self.missed_in_a_row = 0 if agrees else self.missed_in_a_row + 1
         if self.agreed >= ENOUGH or self.missed_in_a_row >= PATIENCE:
             raise _ClearEnough

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,18 +77,19 @@ class _Supposition:
 
 
 def _supposition(state: _State, lost: Sequence[str], supposed: Mapping[str, Candidate]) -> _Supposition | None:
-    """The one behind which the file and torch agree best; of equals the first. None where nothing behind any agrees."""
+    """The one behind which the most agrees; of equals the first: behind it agrees what agrees behind a later one. None
+    where nothing behind any agrees."""
     comparison, tried = state.comparison, lost[:FIRST_NODES]
     values = comparison.follow(supposed, state.matches, wanted=frozenset(tried)).values
-    best, most = None, -math.inf
+    best, most = None, 0
     for node in (name for name in tried if name in values):
         if node == comparison.network.output:
             # Nothing is behind it that could tell; its place in the file is known.
             return best or _Supposition(node, comparison.output)
         for candidate in state.candidates_for(node, values[node]):
             followed = comparison.follow({**supposed, node: candidate}, state.matches, behind=node)
-            if followed.agreed and followed.agreed - followed.missed > most:
-                best, most = _Supposition(node, candidate), followed.agreed - followed.missed
+            if followed.agreed > most:
+                best, most = _Supposition(node, candidate), followed.agreed
     return best
 
 

@@ -103,9 +103,11 @@ def open_blobs(path: Path) -> BlobFile:
     """Raises `UsageError` where the file cannot be read or is no file of weights."""
     try:
         content = np.fromfile(path, np.uint8)
-    except OSError as error:
+    # ValueError: of a name that no file can have, with a zero in it.
+    except (OSError, ValueError) as error:
         raise UsageError(
-            f"The weights '{path}' cannot be read ({error.strerror or error}). Copy the package again."
+            f"The weights {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error}). "
+            "Copy the package again."
         ) from error
     file = BlobFile(path, content)
     if content.size < _HEADER_BYTES:

@@ -240,14 +240,16 @@ def quantized_pte(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_executorch(
+    every: int,
     quantized_pte: Path,
     picture: NDArray[np.uint8],
     look: Callable[..., Located],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every value inside XNNPACK in turn; see `test_tflite`."""
+    """Values inside XNNPACK in turn; see `test_tflite`."""
     from mobileseg.validation.graphs.executorch import deserialized, plan_named
     from mobileseg.validation.traces import program, xnnpack
 
@@ -266,7 +268,7 @@ def test_executorch(
     assert len(quantized) >= 10
     unchanged = xnnpack._graph
     refused, without_effect, found = list[Any](), list[Any](), list[Any]()
-    for place in quantized:
+    for place in quantized[::every]:
 
         def changed(flatbuffer: bytes, place: Any = place) -> Any:
             graph = unchanged(flatbuffer)

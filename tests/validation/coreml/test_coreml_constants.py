@@ -62,6 +62,8 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     path = tmp_path / "weight.bin"
     with pytest.raises(UsageError, match="cannot be read"):
         open_blobs(path)
+    with pytest.raises(UsageError, match=r"'.*weight\\x00bin' cannot be read"):
+        open_blobs(tmp_path / "weight\0bin")
     path.write_bytes(bytes(10))
     with pytest.raises(UsageError, match="their header alone is 64"):
         open_blobs(path)

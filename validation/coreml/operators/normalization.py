@@ -49,8 +49,9 @@ def l2_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """Over ``size`` neighbouring channels, as many before as after: of an even number, which side has more is not defined. Of
-    (n, C, D), coremltools' test has Core ML take the first axis for the channels, and its documentation the second."""
+    """Over ``size`` neighbouring channels, as many before as after: of an even number, which side has more is not
+    defined. Of (n, C, D), coremltools' test has Core ML take the first axis for the channels, and its documentation the
+    second."""
     if x.ndim != 4:
         raise UnavailableError(f"which of {x.ndim} axes are the channels is not defined")
     return functional.local_response_norm(x, size, alpha, beta, k)
