@@ -1,0 +1,219 @@
+"""Latency of one network's files beside the stock tools', ONNX Runtime's, torch's and the floor's: medians and ratios.
+
+    python benchmarks/latency_table.py CHECKPOINT --sizes 256x512 --targets tflite,executorch,onnx --json rows.json
+
+"ours" is what `mobileseg convert` writes. "floor" is the same of the network with nearest upsampling in place of
+unpooling, ReLU in place of PReLU and no preprocessing: it computes something else, and bounds what rewriting can reach.
+"stock" is the target's own tool on the authors' module, with the changes that `variations.loadable` makes for
+litert-torch; ONNX by `torch.onnx.export`. "eager" is torch itself. All are loaded into one process, run on one thread
+in turn, some runs each a round, and the median of the rounds' medians is kept; ratios are taken round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from variations import floor, loadable
+
+from mobileseg import convert, load_checkpoint
+from mobileseg.mobile_assets.demo import DEMO
+from mobileseg.pipeline import demo_checkpoint
+from mobileseg.types import Checkpoint, Size
+
+Invoke = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """``invoke``: one run on a picture that is already where the runtime reads it."""
+
+    backend: str
+    precision: str
+    who: str
+    invoke: Invoke
+
+
+# Runtimes, by a file's suffix
+
+
+def tflite(path: Path) -> Invoke:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    (declared,) = interpreter.get_input_details()
+    interpreter.set_tensor(declared["index"], np.random.default_rng(0).random(declared["shape"]).astype(np.float32))
+    invoke: Invoke = interpreter.invoke
+    return invoke
+
+
+def onnx(path: Path) -> Invoke:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (declared,) = session.get_inputs()
+    fed = {declared.name: np.random.default_rng(0).random(declared.shape).astype(np.float32)}
+    return lambda: session.run(None, fed)
+
+
+def executorch(path: Path) -> Invoke:
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
+
+    portable_lib._unsafe_reset_threadpool(1)
+    program = Runtime.get().load_program(path.read_bytes())
+    method, declared = program.load_method("forward"), program.metadata("forward").input_tensor_meta(0)
+    picture = torch.rand(declared.sizes(), generator=torch.Generator().manual_seed(0))
+
+    def invoke() -> Any:
+        # The program owns the bytes that the method reads.
+        assert program
+        return method.execute([picture])
+
+    return invoke
+
+
+RUNTIMES = {".tflite": tflite, ".onnx": onnx, ".pte": executorch}
+
+
+# The stock tools, by target
+
+
+def stock_tflite(network: nn.Module, picture: torch.Tensor, path: Path) -> None:
+    import litert_torch
+
+    changed = loadable(network, picture)
+    for module in changed.modules():
+        # An exported graph refuses eval().
+        module.training = False
+    litert_torch.convert(changed, (picture,)).export(str(path))
+
+
+def stock_onnx(network: nn.Module, picture: torch.Tensor, path: Path) -> None:
+    torch.onnx.export(network, (picture,), path, dynamo=True, external_data=False, verbose=False)
+
+
+def stock_executorch(network: nn.Module, picture: torch.Tensor, path: Path) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    exported = torch.export.export(network, (picture,))
+    path.write_bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
+
+
+STOCK = {
+    "tflite": (".tflite", stock_tflite),
+    "onnx": (".onnx", stock_onnx),
+    "executorch": (".pte", stock_executorch),
+}
+
+
+def subjects(checkpoint: Path | None, loaded: Checkpoint, size: Size, options: argparse.Namespace) -> Iterator[Subject]:
+    folder = options.output / f"{size[0]}x{size[1]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    network, picture = loaded.network, torch.rand(1, 3, *size)
+    common: dict[str, Any] = {"to": options.targets.split(","), "size": size, "image_count": 1, "jobs": 1}
+    calibration: dict[str, Any] = {"calibration": options.calibration} if checkpoint and options.calibration else {}
+    yield Subject("torch", "fp32", "eager", torch.inference_mode()(lambda: network(picture)))
+    for precision in options.precisions.split(","):
+        given = {**common, **(calibration if precision == "int8" else {}), "precision": precision}
+        given["to"] = [name for name in given["to"] if precision != "int8" or name == "tflite"]
+        for who, more in (
+            ("ours", {"checkpoint": checkpoint, "variant": options.variant}),
+            ("floor", {"model": floor(network, picture), "raw_input": True}),
+        ):
+            if who == "floor" and precision == "int8":
+                continue
+            made = convert(output=folder / who, **given, **more)
+            for failure in made.failures:
+                print(failure.target, failure.message)
+            for item in made.artifacts:
+                path = item.artifact.path
+                yield Subject(item.artifact.target, precision, who, RUNTIMES[path.suffix](path))
+    for target in common["to"]:
+        suffix, write = STOCK[target]
+        path = folder / f"stock{suffix}"
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                write(network, picture, path)
+                yield Subject(target, "fp32", "stock", RUNTIMES[suffix](path))
+        # What the stock tools refuse, and the runtimes of what they wrote.
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            print(f"stock {target}: {type(error).__name__}: {str(error)[:200]}", flush=True)
+
+
+def measured(found: list[Subject], rounds: int, seconds: float) -> list[list[float]]:
+    """ms of each subject, round by round: the median of as many runs as fit into ``seconds``, at least three."""
+    table: list[list[float]] = [[] for _ in found]
+    for _ in range(rounds):
+        for row, subject in zip(table, found, strict=True):
+            subject.invoke()
+            runs, end = list[float](), time.perf_counter() + seconds
+            while len(runs) < 3 or time.perf_counter() < end:
+                start = time.perf_counter()
+                subject.invoke()
+                runs.append((time.perf_counter() - start) * 1000)
+            row.append(statistics.median(runs))
+    return table
+
+
+def demo() -> Checkpoint:
+    return demo_checkpoint(next(iter(DEMO)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", type=Path, help="default: the demo network")
+    parser.add_argument("--variant", help="where the keys cannot tell")
+    parser.add_argument("--sizes", default="256x512")
+    parser.add_argument("--targets", default="tflite,executorch,onnx")
+    parser.add_argument("--precisions", default="fp32")
+    parser.add_argument("--calibration", type=Path, help="for int8 of a checkpoint")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each subject in each round")
+    parser.add_argument("--output", type=Path, default=Path("mobileseg-out"))
+    parser.add_argument("--json", type=Path, default=Path("latency_table.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = json.loads(options.json.read_text()) if options.json.exists() else []
+    for text in options.sizes.split(","):
+        height, _, width = text.partition("x")
+        size = (int(height), int(width))
+        loaded = load_checkpoint(options.checkpoint, variant=options.variant) if options.checkpoint else demo()
+        found = list(subjects(options.checkpoint, loaded, size, options))
+        table = measured(found, options.rounds, options.seconds)
+        ours = {(s.backend, s.precision): row for s, row in zip(found, table, strict=True) if s.who == "ours"}
+        for subject, row in zip(found, table, strict=True):
+            own = ours.get((subject.backend, subject.precision)) or next(iter(ours.values()))
+            rows.append(
+                {
+                    "checkpoint": options.checkpoint.stem if options.checkpoint else "demo",
+                    "size": text,
+                    "backend": subject.backend,
+                    "precision": subject.precision,
+                    "who": subject.who,
+                    "ms": round(statistics.median(row), 3),
+                    "ours_over_it": round(statistics.median(a / b for a, b in zip(own, row, strict=True)), 3),
+                    "rounds_ms": [round(ms, 3) for ms in row],
+                }
+            )
+            print("| " + " | ".join(str(v) for k, v in rows[-1].items() if k != "rounds_ms") + " |", flush=True)
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
