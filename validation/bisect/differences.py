@@ -28,18 +28,26 @@ TOLERANCE_DB = {
 BIAS_STEPS = 0.35
 """Of a value with a scale: the mean error that rounding does not explain. A zero point off by one is one step."""
 
+ROUNDING_STEPS = 0.5
+"""Of a value with a scale: the root mean square error that rounding explains, however few steps the value has. One
+rounding leaves 0.29 (a uniform error of half a step), two 0.41."""
+
 
 @dataclass(frozen=True)
 class Difference:
-    """``sqnr_db``: power of what was expected over that of the error. ``bias_steps``: mean error in quantization steps;
-    None where the value has none."""
+    """``sqnr_db``: power of what was expected over that of the error. ``bias_steps``, ``rms_steps``: mean error and
+    root mean square error in quantization steps; None where the value has none."""
 
     sqnr_db: float
     bias_steps: float | None = None
+    rms_steps: float | None = None
 
     def within(self, tolerance_db: float) -> bool:
         """Whether rounding explains it."""
-        return self.sqnr_db >= tolerance_db and (self.bias_steps is None or abs(self.bias_steps) <= BIAS_STEPS)
+        if self.bias_steps is None or self.rms_steps is None:
+            return self.sqnr_db >= tolerance_db
+        rounded = self.sqnr_db >= tolerance_db or self.rms_steps <= ROUNDING_STEPS
+        return rounded and abs(self.bias_steps) <= BIAS_STEPS
 
 
 def tolerance_db(precision: str, spec: TensorSpec) -> float:
@@ -55,8 +63,11 @@ def difference(expected: NDArray[np.float32], actual: NDArray[np.float32], spec:
         low, high = spec.range or _range(spec)
         expected = expected.clip(low, high)
     error = np.subtract(actual, expected, dtype=np.float64)
-    sqnr = power_ratio_db(float(np.square(expected, dtype=np.float64).sum()), float(np.square(error).sum()))
-    return Difference(sqnr, None if spec.scale is None else float(error.mean()) / spec.scale)
+    noise = float(np.square(error).sum())
+    sqnr = power_ratio_db(float(np.square(expected, dtype=np.float64).sum()), noise)
+    if spec.scale is None:
+        return Difference(sqnr)
+    return Difference(sqnr, float(error.mean()) / spec.scale, math.sqrt(noise / error.size) / spec.scale)
 
 
 def power_ratio_db(signal: float, noise: float) -> float:

@@ -59,7 +59,7 @@ def locate(comparison: Comparison) -> Located:
     while len(faults) < MOST_FAULTS:
         state = _State(comparison, followed.matches)
         lost = state.lost()
-        found = _supposition(state, lost, supposed) if lost else state.slight(followed.near)
+        found = _supposition(state, lost, supposed) if lost else state.slight(followed.near, supposed)
         if found is None:
             faults += [_unexplained(state, lost, followed.near)] if lost else []
             break
@@ -136,7 +136,7 @@ class _State:
         )
         return list(dict.fromkeys([*nearest[:NEAREST], *earliest[:EARLIEST]]))
 
-    def slight(self, near: Mapping[str, Match]) -> _Supposition | None:
+    def slight(self, near: Mapping[str, Match], supposed: Mapping[str, Candidate]) -> _Supposition | None:
         """The first node whose counterpart lies outside its tolerance, though what is behind it agrees again."""
         for node, match in near.items():
             key = match.candidate.key
@@ -145,8 +145,17 @@ class _State:
             if key in set(self.places_for(node)) and not self._is_passed_on(node, key):
                 # A convolution and the normalization that is folded into it both come near to the one value.
                 rivals = [name for name, other in near.items() if other.candidate == match.candidate]
-                return _Supposition(max(rivals, key=lambda name: near[name].difference.sqnr_db), match.candidate)
+                found = _Supposition(max(rivals, key=lambda name: near[name].difference.sqnr_db), match.candidate)
+                if self._is_borne_out(found, supposed):
+                    return found
         return None
+
+    def _is_borne_out(self, found: _Supposition, supposed: Mapping[str, Candidate]) -> bool:
+        """Whether what agrees next behind the node still does with the file's value in its place. Else that value is
+        not the node's: a convolution's with a normalization in it that torch computes behind a concatenation."""
+        comparison = self.comparison
+        followed = comparison.follow({**supposed, found.node: found.candidate})
+        return followed.matches.keys() >= set(comparison.network.next_after(found.node, self.matches))
 
     def _is_passed_on(self, node: str, key: str) -> bool:
         """Whether the value is a step on the way to another node's: a part of what torch computes at once."""

@@ -47,12 +47,14 @@ def as_a_file(
     folder: Path,
     *,
     broken: dict[str, Break] | None = None,
+    stored_as: dict[str, Break] | None = None,
     absent: frozenset[str] = frozenset(),
     rounded: type[np.floating[Any]] = np.float32,
 ) -> Trace:
     """A trace whose steps are the graph's nodes: channels last, as a phone has them, each rounded to a precision.
 
-    ``broken``: nodes whose result is spoiled; ``absent``: nodes that are computed inside of what follows.
+    ``broken``: nodes whose result is spoiled; ``stored_as``: nodes in whose place the file has something else, which
+    comes to the same; ``absent``: nodes that are computed inside of what follows.
     """
     network, kept, specs = Network(graph), Kept(folder), dict[str, TensorSpec]()
 
@@ -60,7 +62,8 @@ def as_a_file(
         spoiled = (broken or {}).get(name, lambda x: x)(value)
         stored = spoiled.numpy().astype(rounded)
         if name not in absent:
-            laid = np.ascontiguousarray(stored.transpose(0, 2, 3, 1)) if stored.ndim == 4 else stored
+            held = (stored_as or {}).get(name, lambda x: x)(spoiled).numpy().astype(rounded)
+            laid = np.ascontiguousarray(held.transpose(0, 2, 3, 1)) if held.ndim == 4 else held
             kept.write(name, laid)
             specs[name] = TensorSpec(name, laid.shape, laid.dtype.name, layout="")
         return torch.from_numpy(stored.astype(np.float32))
@@ -137,6 +140,36 @@ def test_what_is_folded_is_passed_over(graph: GraphModule, picture: Tensor, tmp_
     assert {network.operator(node) for node in fault.nodes} >= {"conv2d", "_native_batch_norm_legit_no_training"}
 
 
+class Joined(nn.Module):
+    """Two branches that one normalization follows, as in ERFNet and EdgeNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.norm, self.last = nn.BatchNorm2d(10), nn.Conv2d(10, 5, 1)
+        nn.init.constant_(self.norm.weight, 1.3)
+        nn.init.constant_(self.norm.bias, 0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(torch.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1))))
+        return y
+
+
+def test_what_is_folded_into_branches(picture: Tensor, planted: Any, tmp_path: Path) -> None:
+    """The file's convolutions lie near torch's, and are right: they are normalized already."""
+    joined = Joined().eval()
+    graph = export(joined, planted.SIZE).program.module(check_guards=False)
+    folded: dict[str, Break] = {
+        "conv2d": lambda x: 1.3 * x / math.sqrt(1 + joined.norm.eps) + 0.05,
+        "conv2d_1": lambda x: 1.3 * x / math.sqrt(1 + joined.norm.eps) + 0.05,
+    }
+    found = located(graph, picture, as_a_file(graph, picture, tmp_path, stored_as=folded, absent=frozenset({"cat"})))
+    assert found.faults == ()
+    assert not found.matches.keys() & {"conv2d", "conv2d_1"}
+    assert "getitem" in found.matches
+
+
 def test_two_faults(graph: GraphModule, picture: Tensor, tmp_path: Path) -> None:
     broken = {"prelu": BREAKS["steeper"], "conv2d_3": BREAKS["channels exchanged"]}
     found = located(graph, picture, as_a_file(graph, picture, tmp_path, broken=broken))
@@ -185,6 +218,18 @@ def test_a_zero_point_off_by_one_is_a_bias_of_one_step() -> None:
     shifted = difference(expected, (quantized + 0.1).astype(np.float32), stored)
     assert shifted.bias_steps == pytest.approx(1, abs=0.05)
     assert not shifted.within(tolerance_db("int8", stored))
+
+
+def test_a_value_of_few_steps_is_as_far_off_as_rounding_leaves_it() -> None:
+    """One large number sets the scale, and most of the others are fractions of it."""
+    stored = TensorSpec("x", (1,), "int8", "", scale=1.0, zero_point=0)
+    expected = np.random.default_rng(0).normal(0, 0.8, 10_000).astype(np.float32)
+    sound = difference(expected, np.round(expected), stored)
+    assert sound.sqnr_db < tolerance_db("int8", stored)
+    assert sound.rms_steps == pytest.approx(12**-0.5, abs=0.02)
+    assert sound.within(tolerance_db("int8", stored))
+    for wrong in (np.round(expected) + 1, np.round(-expected), np.round(np.roll(expected, 1))):
+        assert not difference(expected, wrong, stored).within(tolerance_db("int8", stored))
 
 
 def test_saturation_is_the_range_s_and_not_the_operator_s() -> None:
