@@ -29,8 +29,11 @@ BIAS_STEPS = 0.35
 """Of a value with a scale: the mean error that rounding does not explain. A zero point off by one is one step."""
 
 ROUNDING_STEPS = 0.5
-"""Of a value with a scale: the root mean square error that rounding explains, however few steps the value has. One
+"""Of a value with a scale: the root mean square error that rounding explains, also where the value has few steps. One
 rounding leaves 0.29 (a uniform error of half a step), two 0.41."""
+
+ROUNDED_DB = 10.0
+"""Below it, rounding has left too little of a value to tell it by: many others come as near."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Difference:
         """Whether rounding explains it."""
         if self.bias_steps is None or self.rms_steps is None:
             return self.sqnr_db >= tolerance_db
-        rounded = self.sqnr_db >= tolerance_db or self.rms_steps <= ROUNDING_STEPS
-        return rounded and abs(self.bias_steps) <= BIAS_STEPS
+        rounded = self.rms_steps <= ROUNDING_STEPS and self.sqnr_db >= ROUNDED_DB
+        return (rounded or self.sqnr_db >= tolerance_db) and abs(self.bias_steps) <= BIAS_STEPS
 
 
 def tolerance_db(precision: str, spec: TensorSpec) -> float:

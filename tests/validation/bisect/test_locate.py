@@ -223,13 +223,17 @@ def test_a_zero_point_off_by_one_is_a_bias_of_one_step() -> None:
 def test_a_value_of_few_steps_is_as_far_off_as_rounding_leaves_it() -> None:
     """One large number sets the scale, and most of the others are fractions of it."""
     stored = TensorSpec("x", (1,), "int8", "", scale=1.0, zero_point=0)
-    expected = np.random.default_rng(0).normal(0, 0.8, 10_000).astype(np.float32)
+    expected = np.random.default_rng(0).normal(0, 1.5, 10_000).astype(np.float32)
     sound = difference(expected, np.round(expected), stored)
     assert sound.sqnr_db < tolerance_db("int8", stored)
     assert sound.rms_steps == pytest.approx(12**-0.5, abs=0.02)
     assert sound.within(tolerance_db("int8", stored))
     for wrong in (np.round(expected) + 1, np.round(-expected), np.round(np.roll(expected, 1))):
         assert not difference(expected, wrong, stored).within(tolerance_db("int8", stored))
+    # Of what lies below half a step nothing is left.
+    faint = expected / 16
+    assert difference(faint, np.round(faint), stored).rms_steps == pytest.approx(1.5 / 16, abs=0.01)
+    assert not difference(faint, np.round(faint), stored).within(tolerance_db("int8", stored))
 
 
 def test_saturation_is_the_range_s_and_not_the_operator_s() -> None:
