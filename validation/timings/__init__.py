@@ -1,0 +1,22 @@
+"""Timings: one module a kind of file, each of which says how long every operator takes."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from mobileseg.types import NotRun
+from mobileseg.validation.timings.base import Kind, OperatorTime, Timed, kinds
+
+__all__ = ["TIMERS", "Kind", "OperatorTime", "Timed", "kinds", "time_operators"]
+
+# Suffix of an artifact -> module with `time_operators(path: Path, runs: int) -> Timed | NotRun`.
+TIMERS = {
+    ".tflite": "mobileseg.validation.timings.tflite",
+}
+
+
+def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
+    """Each operator's time on one thread of this machine."""
+    timed: Timed | NotRun = importlib.import_module(TIMERS[path.suffix]).time_operators(path, runs)
+    return timed

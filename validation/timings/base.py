@@ -1,0 +1,81 @@
+"""How long each operator of a file takes, as its runtime measures it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """One operator in one run of a file. ``operator``: in the file's own words (``CONV_2D``, ``Conv``,
+    ``Conv2d+Clamp``); ``name``: what a person finds it by in the file.
+
+    ``ms``: the median over the runs. ``kernels``: what the runtime calls for it, in its own words; ``calls``: how many
+    calls those are, 0 for what a runtime leaves out because another operator does its work. ``delegated``: whether a
+    delegate runs it.
+    """
+
+    name: str
+    operator: str
+    ms: float
+    calls: int
+    delegated: bool
+    kernels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """All operators of a kind: how many, their time together, and its share of all operators' time (0 to 1)."""
+
+    operator: str
+    count: int
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Timed:
+    """``runtime``: what ran the file, and how its operators' times were had. ``whole_ms``: the median of whole runs
+    without any measurement inside. ``operators``: in the order of execution.
+
+    ``partitions``: in how many pieces a delegate runs its part. ``left``: why a delegate leaves an operator, by the
+    operator's kind, or its kind and name.
+    """
+
+    runtime: str
+    threads: int
+    runs: int
+    whole_ms: float
+    operators: tuple[OperatorTime, ...]
+    partitions: int
+    left: Mapping[str, str]
+
+    @property
+    def sum_ms(self) -> float:
+        """Of all operators. It is not `whole_ms`: the runtime's own work between operators is missing in it, and the
+        clock's reading is in it."""
+        return math.fsum(operator.ms for operator in self.operators)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The costliest first."""
+        return kinds(self.operators)
+
+    def costliest(self, count: int) -> tuple[OperatorTime, ...]:
+        """Single operators, the costliest first."""
+        return tuple(sorted(self.operators, key=lambda operator: -operator.ms)[:count])
+
+
+def kinds(operators: Iterable[OperatorTime]) -> tuple[Kind, ...]:
+    """The costliest first."""
+    found: dict[str, list[float]] = {}
+    for operator in operators:
+        found.setdefault(operator.operator, []).append(operator.ms)
+    whole = math.fsum(ms for times in found.values() for ms in times)
+    rows = [
+        Kind(operator, len(times), math.fsum(times), math.fsum(times) / whole if whole else 0.0)
+        for operator, times in found.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: (-row.ms, row.operator)))
