@@ -1,6 +1,6 @@
 """Where a file's milliseconds go: kinds of operators, the costliest operators, what no delegate takes.
 
-    python benchmarks/operator_times.py FILE... --runs 30 --json times.json
+python benchmarks/operator_times.py FILE... --runs 30 --json times.json
 """
 
 from __future__ import annotations

@@ -70,15 +70,23 @@ def _layers(
 
 
 def xnnpack_delegation(details: Sequence[Mapping[str, Any]]) -> Delegation:
-    """From the interpreter's list of operators, in which those that a delegate took stand beside the delegate's own.
+    """From the interpreter's list of operators, in which those that a delegate took stand beside the delegate's own."""
+    found = partitions(details)
+    taken = {index for partition in found for index in partition}
+    names = {d["index"]: d["op_name"] for d in details}
+    return Delegation("XNNPACK", counted(names[index] for index in taken), len(found))
+
+
+def partitions(details: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], ...]:
+    """The operators (``index``) that each call of the delegate stands for, from the interpreter's list of operators.
 
     A partition's operators are those between its outputs and its inputs.
     """
     plain = {d["index"]: d for d in details if d["op_name"] != DELEGATE}
     maker = {int(tensor): d for d in plain.values() for tensor in d["outputs"]}
-    partitions = [d for d in details if d["op_name"] == DELEGATE]
     taken: set[int] = set()
-    for partition in partitions:
+
+    def between(partition: Mapping[str, Any]) -> Iterator[int]:
         given = {int(tensor) for tensor in partition["inputs"]}
         open_tensors = [int(tensor) for tensor in partition["outputs"]]
         while open_tensors:
@@ -86,5 +94,7 @@ def xnnpack_delegation(details: Sequence[Mapping[str, Any]]) -> Delegation:
             if tensor in given or tensor not in maker or maker[tensor]["index"] in taken:
                 continue
             taken.add(maker[tensor]["index"])
+            yield maker[tensor]["index"]
             open_tensors += [int(source) for source in maker[tensor]["inputs"]]
-    return Delegation("XNNPACK", counted(plain[index]["op_name"] for index in taken), len(partitions))
+
+    return tuple(tuple(sorted(between(d))) for d in details if d["op_name"] == DELEGATE)

@@ -62,7 +62,7 @@ _READ, _WRITE = 0, 1
 _TENSOR_TYPE_BYTES = 1024
 """More than LiteRtRankedTensorType has; only LiteRT reads it."""
 _BLOCK = 5
-"""Runs of a kind in a row: each kind has its own weights and activations, which the other one drives from the caches."""
+"""Runs of a kind in a row: each kind has its own weights and activations, and drives the other's from the caches."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _unsupported() -> str:
     try:
         version = metadata.version("ai-edge-litert")
     except metadata.PackageNotFoundError:
-        return "LiteRT's profiler is in the package ai-edge-litert, which is not installed: pip install 'mobileseg[tflite]'"
+        return "LiteRT's profiler needs ai-edge-litert, which is not installed: pip install 'mobileseg[tflite]'"
     if version not in TESTED:
         return (
             f"LiteRT's profiler was tried with ai-edge-litert {', '.join(TESTED)}, and this is {version}: "
@@ -158,8 +158,8 @@ def _why(status: int, said: str) -> str:
 # In the process of its own
 
 
-class _Refused(Exception):
-    pass
+class _RefusalError(Exception):
+    """Why there is no answer."""
 
 
 class _Library:
@@ -167,12 +167,12 @@ class _Library:
         self._library = ctypes.CDLL(str(path))
         missing = [name for name in _SYMBOLS if not hasattr(self._library, name)]
         if missing:
-            raise _Refused(f"{path.name} lacks {', '.join(missing)}")
+            raise _RefusalError(f"{path.name} lacks {', '.join(missing)}")
 
     def call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
         if status:
-            raise _Refused(f"{name} answered {status}")
+            raise _RefusalError(f"{name} answered {status}")
 
     def made(self, name: str, *arguments: Any) -> ctypes.c_void_p:
         """A handle, which a function hands out by its last argument."""
@@ -185,7 +185,7 @@ def _opened(path: Path, content: bytes, clustered: bool) -> Callable[[], list[tu
     """A function that runs the file once on ``content``, the bytes of its one input, and returns events with µs."""
     location = _library_path()
     if location is None:
-        raise _Refused("there is no library")
+        raise _RefusalError("there is no library")
     library = _Library(location)
     environment = library.made("LiteRtCreateEnvironment", 0, None)
     model = library.made("LiteRtCreateModelFromFile", environment, str(path).encode())
@@ -238,16 +238,14 @@ def _buffer(
     declared = (ctypes.c_uint8 * _TENSOR_TYPE_BYTES)()
     library.call("LiteRtGetRankedTensorType", tensor, ctypes.byref(declared))
     wanted = library.made(f"LiteRtGetCompiledModel{side}BufferRequirements", compiled, first, first)
-    return library.made(
-        "LiteRtCreateManagedTensorBufferFromRequirements", environment, ctypes.byref(declared), wanted
-    )
+    return library.made("LiteRtCreateManagedTensorBufferFromRequirements", environment, ctypes.byref(declared), wanted)
 
 
 def _fill(library: _Library, buffer: ctypes.c_void_p, content: bytes) -> None:
     size, address = ctypes.c_size_t(), ctypes.c_void_p()
     library.call("LiteRtGetTensorBufferPackedSize", buffer, ctypes.byref(size))
     if size.value != len(content):
-        raise _Refused(f"the input has {size.value} bytes, and {len(content)} were made for it")
+        raise _RefusalError(f"the input has {size.value} bytes, and {len(content)} were made for it")
     library.call("LiteRtLockTensorBuffer", buffer, ctypes.byref(address), _WRITE)
     ctypes.memmove(address, content, len(content))
     library.call("LiteRtUnlockTensorBuffer", buffer)
@@ -273,7 +271,7 @@ def _measure(path: Path, runs: int, clustered: bool) -> Profile:
     interpreter.allocate_tensors()
     declared = interpreter.get_input_details()
     if len(declared) != 1:
-        raise _Refused(f"the file has {len(declared)} inputs, and one can be fed")
+        raise _RefusalError(f"the file has {len(declared)} inputs, and one can be fed")
     shape, dtype = declared[0]["shape"], np.dtype(declared[0]["dtype"])
     low, high = (0, 255) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     picture = np.random.default_rng(0).uniform(low, high, shape).astype(dtype)
@@ -292,7 +290,7 @@ def _measure(path: Path, runs: int, clustered: bool) -> Profile:
         for _ in range(block):
             found, us = zip(*profiled(), strict=True)
             if events and found != events:
-                raise _Refused("two runs of the file called different kernels")
+                raise _RefusalError("two runs of the file called different kernels")
             events = found
             rows.append(us)
     return Profile(tuple(whole), events, tuple(rows))
@@ -305,5 +303,5 @@ def _main(path: str, runs: str, clustered: str, answer: str) -> None:
 if __name__ == "__main__":
     try:
         _main(*sys.argv[1:])
-    except _Refused as refusal:
+    except _RefusalError as refusal:
         sys.exit(str(refusal))
