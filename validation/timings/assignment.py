@@ -9,60 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-_CLAMP = "Clamp"
+from mobileseg.validation.graphs.xnnpack import CLAMP, KERNELS
 
-# TFLite's operator -> XNNPACK's words for what it makes of it, up to the first " (".
-KERNELS = {
-    "ABS": {"Abs"},
-    "ADD": {"Add"},
-    "AVERAGE_POOL_2D": {"Average Pooling"},
-    "BATCH_MATMUL": {"Batch Matrix Multiply"},
-    "CEIL": {"Ceiling"},
-    "CONCATENATION": {"Copy"},
-    "CONV_2D": {"Convolution", "Fully Connected"},
-    "DEPTHWISE_CONV_2D": {"Convolution", "Fully Connected"},
-    "DEPTH_TO_SPACE": {"Depth To Space", "Transpose"},
-    "DEQUANTIZE": {"Convert", "Copy"},
-    "DIV": {"Divide"},
-    "ELU": {"ELU"},
-    "EXP": {"Exp"},
-    "EXPAND_DIMS": {"Static Expand Dims", "Static Reshape", "Copy"},
-    "FLOOR": {"Floor"},
-    "FULLY_CONNECTED": {"Fully Connected", "Dynamic Fully Connected"},
-    "GELU": {"GELU", "ApproxGELU"},
-    "HARD_SWISH": {"HardSwish"},
-    "LEAKY_RELU": {"LeakyReLU"},
-    "LOGISTIC": {"Sigmoid"},
-    "MAXIMUM": {"Maximum", _CLAMP},
-    "MAX_POOL_2D": {"Max Pooling"},
-    "MEAN": {"Mean", "Average Pooling"},
-    "MINIMUM": {"Minimum", _CLAMP},
-    "MUL": {"Multiply"},
-    "NEG": {"Negate"},
-    "PAD": {"Constant Pad"},
-    "PRELU": {"PReLU"},
-    "QUANTIZE": {"Convert", "Copy"},
-    "RELU": {_CLAMP},
-    "RELU6": {_CLAMP},
-    "RELU_0_TO_1": {_CLAMP},
-    "RELU_N1_TO_1": {_CLAMP},
-    "RESHAPE": {"Static Reshape", "Copy"},
-    "RESIZE_BILINEAR": {"Resize Bilinear"},
-    "RSQRT": {"Reciprocal Square Root"},
-    "SLICE": {"Slice"},
-    "SOFTMAX": {"Softmax"},
-    "SPACE_TO_DEPTH": {"Space To Depth", "Transpose"},
-    "SPLIT": {"Slice", "Copy"},
-    "SQRT": {"Square Root"},
-    "SQUARE": {"Square"},
-    "SQUARED_DIFFERENCE": {"Squared Difference"},
-    "STRIDED_SLICE": {"Slice"},
-    "SUB": {"Subtract"},
-    "SUM": {"Sum"},
-    "TANH": {"TanH"},
-    "TRANSPOSE": {"Transpose"},
-    "TRANSPOSE_CONV": {"Deconvolution"},
-}
 _JOINED = 1
 """What it costs in `assigned` that an operator has no kernel, or a clamp besides."""
 _MAY_BE_JOINED = {"PAD", "DEQUANTIZE", "QUANTIZE", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "RESHAPE"}
@@ -108,5 +56,5 @@ def _ways(operator: str, kernels: Sequence[str], taken: int) -> Iterator[tuple[i
         yield from ((count, _UNLIKELY) for count in range(1, len(following) + 1))
     elif following and following[0] in known:
         yield 1, 0
-        if following[1:] == [_CLAMP]:
+        if following[1:] == [CLAMP]:
             yield 2, _JOINED

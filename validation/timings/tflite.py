@@ -10,6 +10,7 @@ from typing import Any
 
 from mobileseg.types import NotRun
 from mobileseg.validation.graphs.tflite import DELEGATE, partitions
+from mobileseg.validation.graphs.xnnpack import reason
 from mobileseg.validation.timings import litert
 from mobileseg.validation.timings.assignment import assigned
 from mobileseg.validation.timings.base import OperatorTime, Timed
@@ -24,7 +25,7 @@ def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
     profile = litert.profile(path, runs)
     if isinstance(profile, NotRun):
         return profile
-    details = _operators(path)
+    details, tensors = _listed(path)
     calls = partitions(details)
     # The runs' numbers are whole: the median is interpolated among equal ones.
     times = [statistics.median_grouped(row) / 1000 for row in zip(*profile.us, strict=True)]
@@ -57,18 +58,28 @@ def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
             *loose,
         ),
         partitions=len(calls),
-        left={},
+        left={
+            f"{d['op_name']} {d['name']}": _reason(d, tensors)
+            for index, d in plain.items()
+            if index not in taken and index in kernels
+        },
     )
 
 
-def _operators(path: Path) -> list[dict[str, Any]]:
-    """As the interpreter lists them, with ``name``."""
+def _listed(path: Path) -> tuple[list[dict[str, Any]], dict[int, Mapping[str, Any]]]:
+    """Operators, with ``name``, and tensors, as the interpreter lists them."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
-    names = {int(d["index"]): d["name"] for d in interpreter.get_tensor_details()}
-    return [{**d, "name": names.get(int(d["outputs"][0]), "")} for d in interpreter._get_ops_details()]
+    tensors = {int(d["index"]): d for d in interpreter.get_tensor_details()}
+    operators = interpreter._get_ops_details()
+    return [{**d, "name": tensors[int(d["outputs"][0])]["name"]} for d in operators], tensors
+
+
+def _reason(operator: Mapping[str, Any], tensors: Mapping[int, Mapping[str, Any]]) -> str:
+    inputs, outputs = ([tensors[int(i)] for i in operator[key] if int(i) in tensors] for key in ("inputs", "outputs"))
+    return reason(operator["op_name"], inputs, outputs)
 
 
 def _pieces(events: Sequence[litert.Event], times: Sequence[float]) -> Iterator[list[Called]]:
