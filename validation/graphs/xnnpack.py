@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-CLAMP = "Clamp"
+_CLAMP = "Clamp"
 
 # TFLite's operators that XNNPACK takes (VisitNode's cases) -> its words for what it makes of one, up to the first " (".
 KERNELS = {
@@ -38,10 +38,10 @@ KERNELS = {
     "HARD_SWISH": {"HardSwish"},
     "LEAKY_RELU": {"LeakyReLU"},
     "LOGISTIC": {"Sigmoid"},
-    "MAXIMUM": {"Maximum", CLAMP},
+    "MAXIMUM": {"Maximum", _CLAMP},
     "MAX_POOL_2D": {"Max Pooling"},
     "MEAN": {"Mean", "Average Pooling"},
-    "MINIMUM": {"Minimum", CLAMP},
+    "MINIMUM": {"Minimum", _CLAMP},
     "MUL": {"Multiply"},
     "NEG": {"Negate"},
     "PAD": {"Constant Pad"},
@@ -50,10 +50,10 @@ KERNELS = {
     "READ_VARIABLE": {"Copy"},
     "REDUCE_MAX": {"Reduce Max"},
     "REDUCE_MIN": {"Reduce Min"},
-    "RELU": {CLAMP},
-    "RELU6": {CLAMP},
-    "RELU_0_TO_1": {CLAMP},
-    "RELU_N1_TO_1": {CLAMP},
+    "RELU": {_CLAMP},
+    "RELU6": {_CLAMP},
+    "RELU_0_TO_1": {_CLAMP},
+    "RELU_N1_TO_1": {_CLAMP},
     "RESHAPE": {"Static Reshape", "Copy"},
     "RESIZE_BILINEAR": {"Resize Bilinear"},
     "ROUND": {"Bankders Rounding", "Bankers Rounding"},

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_BLOCK = 5
+"""Runs of a kind in a row: each kind has its own weights and activations, and drives the other's from the caches."""
 
 
 @dataclass(frozen=True)
@@ -79,3 +90,31 @@ def kinds(operators: Iterable[OperatorTime]) -> tuple[Kind, ...]:
         for operator, times in found.items()
     ]
     return tuple(sorted(rows, key=lambda row: (-row.ms, row.operator)))
+
+
+def noise(shape: Sequence[int], dtype: str) -> NDArray[Any]:
+    """An input: numbers from 0 to 255, or of all the values of an integer; the same each time."""
+    kind = np.dtype(dtype)
+    low, high = (0, 255) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    return np.random.default_rng(0).uniform(low, high, shape).astype(kind)
+
+
+def in_turn(plain: Callable[[], Any], measured: Callable[[], Any], runs: int) -> list[float]:
+    """Run both once, and then ``runs`` times, some of each kind in a row; returns the ms of those of ``plain``."""
+    plain()
+    measured()
+    whole = list[float]()
+    while len(whole) < runs:
+        block = min(_BLOCK, runs - len(whole))
+        for _ in range(block):
+            start = time.perf_counter()
+            plain()
+            whole.append((time.perf_counter() - start) * 1000)
+        for _ in range(block):
+            measured()
+    return whole
+
+
+def median_ms(microseconds: Iterable[int]) -> float:
+    """Of numbers that are whole: interpolated among equal ones."""
+    return statistics.median_grouped(microseconds) / 1000

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mobileseg.types import NotRun
+from mobileseg.validation.timings.base import in_turn, noise
 
 TESTED = ("2.3.0",)
 """Versions of ai-edge-litert with which this was tried: another one's structures may be others."""
@@ -57,12 +57,9 @@ _SYMBOLS = (
     "LiteRtGetProfilerEvents",
 )
 _LIBRARIES = {"linux": "libLiteRt.so", "darwin": "libLiteRt.dylib"}
-_CPU = 1
-_READ, _WRITE = 0, 1
+_CPU, _WRITE = 1, 1
 _TENSOR_TYPE_BYTES = 1024
 """More than LiteRtRankedTensorType has; only LiteRT reads it."""
-_BLOCK = 5
-"""Runs of a kind in a row: each kind has its own weights and activations, and drives the other's from the caches."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +95,15 @@ class _ProfiledEvent(ctypes.Structure):
     )
 
 
-def profile(path: Path, runs: int, *, clustered: bool = True) -> Profile | NotRun:
-    """Run a TFLite file on one thread, with XNNPACK, ``runs`` times with the profiler and as often without.
-
-    ``clustered``: as it is run otherwise; else each operator is a delegate's call of its own.
-    """
+def profile(path: Path, runs: int) -> Profile | NotRun:
+    """Run a TFLite file on one thread, with XNNPACK, ``runs`` times with the profiler and as often without."""
     if reason := _unsupported():
         return NotRun(reason)
     with tempfile.TemporaryDirectory() as folder:
         answer, said = Path(folder, "answer.json"), Path(folder, "said")
         with said.open("wb") as log:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", __name__, str(path), str(runs), str(int(clustered)), str(answer)],
+                [sys.executable, "-P", "-m", __name__, str(path), str(runs), str(answer)],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -181,7 +175,7 @@ class _Library:
         return handle
 
 
-def _opened(path: Path, content: bytes, clustered: bool) -> Callable[[], list[tuple[Event, int]]]:
+def _opened(path: Path, content: bytes) -> Callable[[], list[tuple[Event, int]]]:
     """A function that runs the file once on ``content``, the bytes of its one input, and returns events with µs."""
     location = _library_path()
     if location is None:
@@ -192,8 +186,7 @@ def _opened(path: Path, content: bytes, clustered: bool) -> Callable[[], list[tu
     options = library.made("LiteRtCreateOptions")
     library.call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
     _add_options(library, options, "xnnpack", {"num_threads": "1"})
-    flags = {"enable_profiling": "true"} | ({} if clustered else {"disable_delegate_clustering": "true"})
-    _add_options(library, options, "runtime_options_string", flags)
+    _add_options(library, options, "runtime_options_string", {"enable_profiling": "true"})
     compiled = library.made("LiteRtCreateCompiledModel", environment, model, options)
     signature = library.made("LiteRtGetModelSignature", model, ctypes.c_size_t(0))
     source, result = (_buffer(library, environment, compiled, signature, side) for side in ("Input", "Output"))
@@ -263,8 +256,7 @@ def _events(library: _Library, profiler: ctypes.c_void_p) -> list[tuple[Event, i
     ]
 
 
-def _measure(path: Path, runs: int, clustered: bool) -> Profile:
-    import numpy as np
+def _measure(path: Path, runs: int) -> Profile:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), num_threads=1)
@@ -272,32 +264,19 @@ def _measure(path: Path, runs: int, clustered: bool) -> Profile:
     declared = interpreter.get_input_details()
     if len(declared) != 1:
         raise _RefusalError(f"the file has {len(declared)} inputs, and one can be fed")
-    shape, dtype = declared[0]["shape"], np.dtype(declared[0]["dtype"])
-    low, high = (0, 255) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    picture = np.random.default_rng(0).uniform(low, high, shape).astype(dtype)
+    picture = noise(declared[0]["shape"], declared[0]["dtype"])
     interpreter.set_tensor(declared[0]["index"], picture)
-    profiled = _opened(path, picture.tobytes(), clustered)
-    interpreter.invoke()
-    whole, events, rows = list[float](), tuple[Event, ...](), list[tuple[int, ...]]()
-    while len(rows) < runs:
-        block = min(_BLOCK, runs - len(rows))
-        interpreter.invoke()
-        for _ in range(block):
-            start = time.perf_counter()
-            interpreter.invoke()
-            whole.append((time.perf_counter() - start) * 1000)
-        profiled()
-        for _ in range(block):
-            found, us = zip(*profiled(), strict=True)
-            if events and found != events:
-                raise _RefusalError("two runs of the file called different kernels")
-            events = found
-            rows.append(us)
-    return Profile(tuple(whole), events, tuple(rows))
+    run = _opened(path, picture.tobytes())
+    found = list[list[tuple[Event, int]]]()
+    whole = in_turn(interpreter.invoke, lambda: found.append(run()), runs)
+    events, rows = zip(*(zip(*events, strict=True) for events in found[1:]), strict=True)
+    if len(set(events)) != 1:
+        raise _RefusalError("two runs of the file called different kernels")
+    return Profile(tuple(whole), events[0], rows)
 
 
-def _main(path: str, runs: str, clustered: str, answer: str) -> None:
-    Path(answer).write_text(json.dumps(asdict(_measure(Path(path), int(runs), bool(int(clustered))))))
+def _main(path: str, runs: str, answer: str) -> None:
+    Path(answer).write_text(json.dumps(asdict(_measure(Path(path), int(runs)))))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from typing import Any
 
 from mobileseg.types import NotRun
 from mobileseg.validation.graphs.tflite import DELEGATE, partitions
-from mobileseg.validation.graphs.xnnpack import reason
+from mobileseg.validation.graphs.xnnpack import KERNELS, reason
 from mobileseg.validation.timings import litert
 from mobileseg.validation.timings.assignment import assigned
-from mobileseg.validation.timings.base import OperatorTime, Timed
+from mobileseg.validation.timings.base import OperatorTime, Timed, median_ms
 
 Called = tuple[str, float]
 """A kernel's name, and its time in ms."""
@@ -27,8 +27,7 @@ def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
         return profile
     details, tensors = _listed(path)
     calls = partitions(details)
-    # The runs' numbers are whole: the median is interpolated among equal ones.
-    times = [statistics.median_grouped(row) / 1000 for row in zip(*profile.us, strict=True)]
+    times = [median_ms(row) for row in zip(*profile.us, strict=True)]
     pieces = list(_pieces(profile.events, times))
     if len(pieces) != len(calls):
         return NotRun(
@@ -42,7 +41,7 @@ def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
     }
     loose = list[OperatorTime]()
     for number, (indices, piece) in enumerate(zip(calls, pieces, strict=True)):
-        parts = assigned([plain[index]["op_name"] for index in indices], [name for name, _ in piece])
+        parts = assigned([plain[index]["op_name"] for index in indices], [name for name, _ in piece], KERNELS)
         if parts is None:
             loose += _by_kernel(number, piece)
             indices = ()
