@@ -1,17 +1,55 @@
-"""Where a file's milliseconds go: kinds of operators, the costliest operators, what no delegate takes.
+"""Where a file's milliseconds go, as its runtime measures it: kinds of operators, the costliest operators, the pieces
+that a delegate runs, and what it leaves, with the reasons.
 
-python benchmarks/operator_times.py FILE... --runs 30 --json times.json
+    python benchmarks/operator_times.py FILE... --runs 30 --json times.json
+
+One thread. A run of each file without any measurement inside and one with it take turns; the times are medians. On a
+machine that does other things, too, the whole is interrupted more often than a single operator, and looks longer than
+the operators' sum.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from mobileseg.types import NotRun
-from mobileseg.validation.timings import time_operators
+from mobileseg.validation.timings import OperatorTime, Timed, kinds, time_operators
+
+
+def report(path: Path, timed: Timed, costliest: int) -> Iterator[str]:
+    """Markdown."""
+    yield f"\n## {path.name}\n"
+    yield f"{timed.runtime}, {timed.threads} thread, medians of {timed.runs} runs."
+    yield f"The whole {timed.whole_ms:.3f} ms; its {len(timed.operators)} operators {timed.sum_ms:.3f} ms.\n"
+    yield "| operator | count | ms | share |\n|---|---|---|---|"
+    for kind in timed.kinds:
+        yield f"| {kind.operator} | {kind.count} | {kind.ms:.3f} | {kind.share:.1%} |"
+    yield "\n| the costliest | ms | name | run by |\n|---|---|---|---|"
+    for operator in timed.costliest(costliest):
+        by = ", ".join(operator.kernels) or ("a delegate" if operator.delegated else "the runtime")
+        yield f"| {operator.operator} | {operator.ms:.3f} | {operator.name} | {by} |"
+    if timed.partitions:
+        left = [operator for operator in timed.operators if not operator.delegated and operator.calls]
+        taken = sum(operator.delegated for operator in timed.operators)
+        pieces = "piece" if timed.partitions == 1 else "pieces"
+        yield f"\nA delegate runs {taken} operators in {timed.partitions} {pieces} and leaves {len(left)}."
+        yield from reasons(left)
+
+
+def reasons(left: list[OperatorTime]) -> Iterator[str]:
+    """What a delegate leaves, by kind and reason."""
+    groups = defaultdict(list)
+    for operator in left:
+        groups[operator.operator, operator.why or "not known"].append(operator)
+    if groups:
+        yield "\n| left | count | ms | why |\n|---|---|---|---|"
+    for (operator, why), members in groups.items():
+        yield f"| {operator} | {len(members)} | {kinds(members)[0].ms:.3f} | {why} |"
 
 
 def main() -> None:
@@ -19,24 +57,17 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--costliest", type=int, default=10)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="keep all operators' times there")
     options = parser.parse_args()
     rows = []
     for path in options.files:
         timed = time_operators(path, options.runs)
         if isinstance(timed, NotRun):
-            print(f"{path}: not run: {timed.why}")
-            continue
-        print(f"{path}: {timed.runtime}, {timed.threads} thread, {timed.runs} runs")
-        print(f"whole {timed.whole_ms:.3f} ms, operators {timed.sum_ms:.3f} ms, {timed.partitions} partitions")
-        for kind in timed.kinds:
-            print(f"  {kind.operator:45} {kind.count:5} {kind.ms:9.3f} ms {kind.share:6.1%}")
-        for operator in timed.costliest(options.costliest):
-            print(f"  {operator.ms:9.3f} ms {operator.operator:40} {operator.name}")
-        for operator in timed.operators:
-            if not operator.delegated:
-                print(f"  not delegated: {operator.operator} {operator.name} {operator.ms:.3f} ms")
-        rows.append({"path": str(path), **asdict(timed)})
+            print(f"\n## {path.name}\n\nNot run: {timed.why}.", flush=True)
+            rows.append({"path": str(path), "not_run": timed.why})
+        else:
+            print(*report(path, timed, options.costliest), sep="\n", flush=True)
+            rows.append({"path": str(path), **asdict(timed), "sum_ms": timed.sum_ms})
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

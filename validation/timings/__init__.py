@@ -12,11 +12,18 @@ __all__ = ["TIMERS", "Kind", "OperatorTime", "Timed", "kinds", "time_operators"]
 
 # Suffix of an artifact -> module with `time_operators(path: Path, runs: int) -> Timed | NotRun`.
 TIMERS = {
+    ".mlpackage": "mobileseg.validation.timings.coreml",
+    ".onnx": "mobileseg.validation.timings.onnx",
+    ".pte": "mobileseg.validation.timings.executorch",
     ".tflite": "mobileseg.validation.timings.tflite",
 }
 
 
 def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
-    """Each operator's time on one thread of this machine."""
+    """Each operator's time on one thread of this machine, of a file that is known to load.
+
+    `NotRun` where the runtime does not tell, or does not exist here. Raises `UsageError` for a file that does not load,
+    `MissingExtraError` without its runtime's package.
+    """
     timed: Timed | NotRun = importlib.import_module(TIMERS[path.suffix]).time_operators(path, runs)
     return timed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ class OperatorTime:
 
     ``ms``: the median over the runs. ``kernels``: what the runtime calls for it, in its own words; ``calls``: how many
     calls those are, 0 for what a runtime leaves out because another operator does its work. ``delegated``: whether a
-    delegate runs it.
+    delegate runs it; ``why``: why not, where there is a delegate and that is known.
     """
 
     name: str
@@ -34,6 +34,7 @@ class OperatorTime:
     calls: int
     delegated: bool
     kernels: tuple[str, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Timed:
     """``runtime``: what ran the file, and how its operators' times were had. ``whole_ms``: the median of whole runs
     without any measurement inside. ``operators``: in the order of execution.
 
-    ``partitions``: in how many pieces a delegate runs its part. ``left``: why a delegate leaves an operator, by the
-    operator's kind, or its kind and name.
+    ``partitions``: in how many pieces a delegate runs its part; 0 without a delegate.
     """
 
     runtime: str
@@ -61,7 +61,6 @@ class Timed:
     whole_ms: float
     operators: tuple[OperatorTime, ...]
     partitions: int
-    left: Mapping[str, str]
 
     @property
     def sum_ms(self) -> float:

@@ -252,7 +252,8 @@ def _events(library: _Library, profiler: ctypes.c_void_p) -> list[tuple[Event, i
     return [
         (Event(event.tag.decode(), event.event_type, event.event_metadata1), event.elapsed_time_us)
         for event in found
-        if event.event_type in (KERNEL, DELEGATE)
+        # The second number is the subgraph: what a loop's operators take is in the loop's own time.
+        if event.event_type in (KERNEL, DELEGATE) and event.event_metadata2 == 0
     ]
 
 

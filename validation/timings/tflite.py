@@ -34,34 +34,30 @@ def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
             f"LiteRT's compiled model hands XNNPACK {len(pieces)} pieces of the file, and its interpreter {len(calls)}"
         )
     plain = {d["index"]: d for d in details if d["op_name"] != DELEGATE}
-    kernels: dict[int, list[Called]] = {
+    called = {
         event.index: [(event.tag, ms)]
         for event, ms in zip(profile.events, times, strict=True)
         if event.kind == litert.KERNEL
     }
-    loose = list[OperatorTime]()
+    nameless = list[OperatorTime]()
     for number, (indices, piece) in enumerate(zip(calls, pieces, strict=True)):
         parts = assigned([plain[index]["op_name"] for index in indices], [name for name, _ in piece], KERNELS)
         if parts is None:
-            loose += _by_kernel(number, piece)
-            indices = ()
-        kernels |= {index: [piece[n] for n in part] for index, part in zip(indices, parts or (), strict=True)}
+            nameless += _by_kernel(number, piece)
+        else:
+            called |= {index: [piece[n] for n in part] for index, part in zip(indices, parts, strict=True)}
     taken = {index for indices in calls for index in indices}
+    named = (
+        _timed(operator, called.get(index, ()), "" if index in taken else _reason(operator, tensors))
+        for index, operator in plain.items()
+    )
     return Timed(
         runtime=f"ai-edge-litert {installed.version('ai-edge-litert')} (XNNPACK), by LiteRT's profiler",
         threads=1,
         runs=runs,
         whole_ms=statistics.median(profile.whole_ms),
-        operators=(
-            *(_timed(d, kernels.get(index, ()), index in taken) for index, d in plain.items()),
-            *loose,
-        ),
+        operators=(*named, *nameless),
         partitions=len(calls),
-        left={
-            f"{d['op_name']} {d['name']}": _reason(d, tensors)
-            for index, d in plain.items()
-            if index not in taken and index in kernels
-        },
     )
 
 
@@ -95,14 +91,15 @@ def _pieces(events: Sequence[litert.Event], times: Sequence[float]) -> Iterator[
         yield piece
 
 
-def _timed(details: Mapping[str, Any], kernels: Sequence[Called], delegated: bool) -> OperatorTime:
+def _timed(details: Mapping[str, Any], kernels: Sequence[Called], why: str) -> OperatorTime:
     return OperatorTime(
         name=details["name"],
         operator=details["op_name"],
         ms=sum(ms for _, ms in kernels),
         calls=len(kernels),
-        delegated=delegated,
+        delegated=not why,
         kernels=tuple(name for name, _ in kernels),
+        why=why,
     )
 
 
