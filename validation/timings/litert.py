@@ -56,7 +56,8 @@ _SYMBOLS = (
     "LiteRtGetNumProfilerEvents",
     "LiteRtGetProfilerEvents",
 )
-_LIBRARIES = {"linux": "libLiteRt.so", "darwin": "libLiteRt.dylib"}
+_LIBRARIES = {"linux": "libLiteRt.so"}
+"""By the system: those where this was tried."""
 _CPU, _WRITE = 1, 1
 _TENSOR_TYPE_BYTES = 1024
 """More than LiteRtRankedTensorType has; only LiteRT reads it."""
