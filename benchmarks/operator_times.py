@@ -3,9 +3,8 @@ that a delegate runs, and what it leaves, with the reasons.
 
     python benchmarks/operator_times.py FILE... --runs 30 --json times.json
 
-One thread. A run of each file without any measurement inside and one with it take turns; the times are medians. On a
-machine that does other things, too, the whole is interrupted more often than a single operator, and looks longer than
-the operators' sum.
+One thread. Runs of each file without any measurement inside and runs with it take turns; the times are medians of those
+in which no other process had the processor.
 """
 
 from __future__ import annotations
@@ -20,12 +19,17 @@ from pathlib import Path
 from mobileseg.types import NotRun
 from mobileseg.validation.timings import OperatorTime, Timed, kinds, time_operators
 
+BUSY = 0.02
+"""A share of waiting above which the figures are not to be trusted."""
+
 
 def report(path: Path, timed: Timed, costliest: int) -> Iterator[str]:
     """Markdown."""
     yield f"\n## {path.name}\n"
     yield f"{timed.runtime}, {timed.threads} thread, medians of {timed.runs} runs."
     yield f"The whole {timed.whole_ms:.3f} ms; its {len(timed.operators)} operators {timed.sum_ms:.3f} ms.\n"
+    if timed.waited > BUSY:
+        yield f"**The machine was busy: {timed.waited:.0%} of that time is other processes'.**\n"
     yield "| operator | count | ms | share |\n|---|---|---|---|"
     for kind in timed.kinds:
         yield f"| {kind.operator} | {kind.count} | {kind.ms:.3f} | {kind.share:.1%} |"

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _BLOCK = 5
 """Runs of a kind in a row: each kind has its own weights and activations, and drives the other's from the caches."""
+_UNINTERRUPTED = 0.98
+"""The share of its time that a run must have had a processor: an interruption takes some milliseconds."""
+_PATIENCE = 4
+_ENOUGH = 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Timed:
     """``runtime``: what ran the file, and how its operators' times were had. ``whole_ms``: the median of whole runs
     without any measurement inside. ``operators``: in the order of execution.
 
-    ``partitions``: in how many pieces a delegate runs its part; 0 without a delegate.
+    ``partitions``: in how many pieces a delegate runs its part; 0 without a delegate. ``waited``: the share of the
+    runs' time in which other processes had the processor. Runs without such interruption are looked for; where they
+    were not found, it is large, and long operators look longer than they are.
     """
 
     runtime: str
@@ -61,6 +67,7 @@ class Timed:
     whole_ms: float
     operators: tuple[OperatorTime, ...]
     partitions: int
+    waited: float
 
     @property
     def sum_ms(self) -> float:
@@ -98,20 +105,55 @@ def noise(shape: Sequence[int], dtype: str) -> NDArray[Any]:
     return np.random.default_rng(0).uniform(low, high, shape).astype(kind)
 
 
-def in_turn(plain: Callable[[], Any], measured: Callable[[], Any], runs: int) -> list[float]:
-    """Run both once, and then ``runs`` times, some of each kind in a row; returns the ms of those of ``plain``."""
+@dataclass(frozen=True)
+class Turns:
+    """``whole_ms``: of the plain runs that count; ``counted``: the numbers of the measured ones that do, from 0;
+    ``waited``: the share of all these runs' time in which this process had no processor."""
+
+    whole_ms: tuple[float, ...]
+    counted: tuple[int, ...]
+    waited: float
+
+
+def in_turn(plain: Callable[[], Any], measured: Callable[[], Any], runs: int) -> Turns:
+    """Run both once, and then some of each kind in a row, until there are ``runs`` of each in which no other process
+    had this one's processor, or `_PATIENCE` times as many. Only those without interruption count, where there are
+    `_ENOUGH`; otherwise all."""
     plain()
     measured()
-    whole = list[float]()
-    while len(whole) < runs:
-        block = min(_BLOCK, runs - len(whole))
-        for _ in range(block):
-            start = time.perf_counter()
-            plain()
-            whole.append((time.perf_counter() - start) * 1000)
-        for _ in range(block):
-            measured()
-    return whole
+    taken: tuple[list[_Taken], list[_Taken]] = ([], [])
+    while len(taken[0]) < _PATIENCE * runs and any(len(_quiet(kind)) < runs for kind in taken):
+        for kind, run in zip(taken, (plain, measured), strict=True):
+            kind.extend(_taken(run) for _ in range(min(_BLOCK, runs)))
+    kept = [_quiet(kind)[:runs] for kind in taken]
+    if any(len(numbers) < min(_ENOUGH, runs) for numbers in kept):
+        kept = [list(range(len(kind))) for kind in taken]
+    counted = [kind[n] for kind, numbers in zip(taken, kept, strict=True) for n in numbers]
+    passed = math.fsum(run.passed for run in counted)
+    return Turns(
+        whole_ms=tuple(taken[0][n].passed * 1000 for n in kept[0]),
+        counted=tuple(kept[1]),
+        waited=max(0.0, 1 - math.fsum(run.worked for run in counted) / passed),
+    )
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Seconds that passed in a run, and those in which this process had a processor."""
+
+    passed: float
+    worked: float
+
+
+def _taken(run: Callable[[], Any]) -> _Taken:
+    start, began = time.perf_counter(), time.process_time()
+    run()
+    return _Taken(time.perf_counter() - start, time.process_time() - began)
+
+
+def _quiet(taken: Sequence[_Taken]) -> list[int]:
+    """The numbers of the runs without interruption."""
+    return [n for n, run in enumerate(taken) if run.worked > _UNINTERRUPTED * run.passed]
 
 
 def median_ms(microseconds: Iterable[int]) -> float:

@@ -18,7 +18,7 @@ from mobileseg.types import NotRun, Placement
 from mobileseg.validation.graphs.executorch import delegation_record, deserialized, plan_named
 from mobileseg.validation.runners.executorch import FORWARD, captured_stderr, open_runner
 from mobileseg.validation.timings.assignment import CLAMP, assigned
-from mobileseg.validation.timings.base import OperatorTime, Timed, in_turn, median_ms, noise
+from mobileseg.validation.timings.base import OperatorTime, Timed, Turns, in_turn, median_ms, noise
 from mobileseg.validation.traces.executorch import weight_names
 from mobileseg.validation.traces.program import Operator, Program, all_operators, dissect
 
@@ -93,21 +93,22 @@ def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
     except UnavailableError as error:
         return NotRun(str(error))
     source = runner.inputs[0]
-    whole, rows = _measured(path.read_bytes(), noise(source.shape, source.dtype), runs)
+    turns, rows = _measured(path.read_bytes(), noise(source.shape, source.dtype), runs)
     record = delegation_record(file)
     operators = tuple(_timed(program, record, rows))
     return Timed(
         runtime=f"{runner.runtime}, by ExecuTorch's event tracer",
         threads=1,
-        runs=runs,
-        whole_ms=median(whole),
+        runs=len(rows),
+        whole_ms=median(turns.whole_ms),
         operators=operators,
         partitions=len(program.networks),
+        waited=turns.waited,
     )
 
 
-def _measured(content: bytes, picture: Any, runs: int) -> tuple[list[float], list[Mapping[int, list[Called]]]]:
-    """The ms of each run; and of each traced run, the kernels of each of the program's instructions."""
+def _measured(content: bytes, picture: Any, runs: int) -> tuple[Turns, list[Mapping[int, list[Called]]]]:
+    """The second: of each traced run that counts, the kernels of each of the program's instructions."""
     import torch
     from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
     from executorch.runtime import Runtime
@@ -117,11 +118,12 @@ def _measured(content: bytes, picture: Any, runs: int) -> tuple[list[float], lis
         # Both are held: a program owns the bytes that its method reads.
         plain, traced = (Runtime.get().load_program(content, enable_etdump=traces) for traces in (False, True))
         plainly, tracing = plain.load_method(FORWARD), traced.load_method(FORWARD)
-        whole = in_turn(lambda: plainly.execute([tensor]), lambda: tracing.execute([tensor]), runs)
+        turns = in_turn(lambda: plainly.execute([tensor]), lambda: tracing.execute([tensor]), runs)
         dump = Path(folder, "etdump")
         traced.write_etdump_result_to_file(str(dump), str(Path(folder, "values")))
         found = deserialize_from_etdump_flatcc(dump.read_bytes())
-    return whole, [_by_instruction(run) for run in found.run_data if run.name == _EXECUTE][1:]
+    traces = [run for run in found.run_data if run.name == _EXECUTE][1:]
+    return turns, [_by_instruction(traces[n]) for n in turns.counted]
 
 
 def _by_instruction(run: Any) -> Mapping[int, list[Called]]:

@@ -74,9 +74,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Profile:
-    """``whole_ms``: of each run of the usual interpreter; ``events`` of a run; ``us``: a row of each event a run."""
+    """``whole_ms``: of each run of the usual interpreter; ``events`` of a run; ``us``: a row of each event a run.
+    ``waited``: `base.Turns`."""
 
     whole_ms: tuple[float, ...]
+    waited: float
     events: tuple[Event, ...]
     us: tuple[tuple[int, ...], ...]
 
@@ -97,7 +99,8 @@ class _ProfiledEvent(ctypes.Structure):
 
 
 def profile(path: Path, runs: int) -> Profile | NotRun:
-    """Run a TFLite file on one thread, with XNNPACK, ``runs`` times with the profiler and as often without."""
+    """Run a TFLite file on one thread, with XNNPACK, ``runs`` times with the profiler and as often without
+    (`base.in_turn`)."""
     if reason := _unsupported():
         return NotRun(reason)
     with tempfile.TemporaryDirectory() as folder:
@@ -116,6 +119,7 @@ def profile(path: Path, runs: int) -> Profile | NotRun:
         found = json.loads(answer.read_text())
     return Profile(
         whole_ms=tuple(found["whole_ms"]),
+        waited=found["waited"],
         events=tuple(Event(**event) for event in found["events"]),
         us=tuple(map(tuple, found["us"])),
     )
@@ -270,11 +274,11 @@ def _measure(path: Path, runs: int) -> Profile:
     interpreter.set_tensor(declared[0]["index"], picture)
     run = _opened(path, picture.tobytes())
     found = list[list[tuple[Event, int]]]()
-    whole = in_turn(interpreter.invoke, lambda: found.append(run()), runs)
-    events, rows = zip(*(zip(*events, strict=True) for events in found[1:]), strict=True)
+    turns = in_turn(interpreter.invoke, lambda: found.append(run()), runs)
+    events, rows = zip(*(zip(*found[1 + n], strict=True) for n in turns.counted), strict=True)
     if len(set(events)) != 1:
         raise _RefusalError("two runs of the file called different kernels")
-    return Profile(tuple(whole), events[0], rows)
+    return Profile(turns.whole_ms, turns.waited, events[0], rows)
 
 
 def _main(path: str, runs: str, answer: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from importlib import metadata as installed
 from pathlib import Path
 from statistics import median
@@ -29,15 +30,16 @@ def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
     fed = {source.name: noise([1 if n == DYNAMIC else n for n in source.shape], source.dtype)}
     with tempfile.TemporaryDirectory() as folder:
         plain, profiled = _session(onnxruntime, path), _session(onnxruntime, path, Path(folder, "profile"))
-        whole = in_turn(lambda: plain.run(None, fed), lambda: profiled.run(None, fed), runs)
+        turns = in_turn(lambda: plain.run(None, fed), lambda: profiled.run(None, fed), runs)
         events = json.loads(Path(profiled.end_profiling()).read_text())
     return Timed(
         runtime=f"onnxruntime {installed.version('onnxruntime')}, by its profiler, after its optimizations",
         threads=1,
-        runs=runs,
-        whole_ms=median(whole),
-        operators=_operators(events),
+        runs=len(turns.counted),
+        whole_ms=median(turns.whole_ms),
+        operators=_operators(events, turns.counted),
         partitions=0,
+        waited=turns.waited,
     )
 
 
@@ -51,13 +53,13 @@ def _session(onnxruntime: Any, path: Path, profile: Path | None = None) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _operators(events: list[dict[str, Any]]) -> tuple[OperatorTime, ...]:
-    """In the order of the first run, which is left out of the medians."""
+def _operators(events: list[dict[str, Any]], counted: Sequence[int]) -> tuple[OperatorTime, ...]:
+    """In the order of the first run, which is none of those that are counted."""
     kernels: dict[tuple[str, str], list[int]] = defaultdict(list)
     for event in events:
         if event["cat"] == _NODE and event["name"].endswith(_KERNEL):
             kernels[event["name"].removesuffix(_KERNEL), event["args"]["op_name"]].append(event["dur"])
     return tuple(
-        OperatorTime(name, operator, median_ms(times[1:]), 1, delegated=False)
+        OperatorTime(name, operator, median_ms(times[1 + n] for n in counted), 1, delegated=False)
         for (name, operator), times in kernels.items()
     )

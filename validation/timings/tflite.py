@@ -54,10 +54,11 @@ def time_operators(path: Path, runs: int = 30) -> Timed | NotRun:
     return Timed(
         runtime=f"ai-edge-litert {installed.version('ai-edge-litert')} (XNNPACK), by LiteRT's profiler",
         threads=1,
-        runs=runs,
+        runs=len(profile.us),
         whole_ms=statistics.median(profile.whole_ms),
         operators=(*named, *nameless),
         partitions=len(calls),
+        waited=profile.waited,
     )
 
 
