@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mobileseg.errors import OptionError
 from mobileseg.types import NotRun
 from mobileseg.validation.graphs import GRAPHS
 from mobileseg.validation.timings import TIMERS, Kind, OperatorTime, Timed, time_operators
@@ -99,6 +100,11 @@ def test_an_input_is_of_its_type_and_the_same_each_time(dtype: str) -> None:
 
 def test_every_kind_of_file_that_can_be_inspected_is_known_here() -> None:
     assert TIMERS.keys() == GRAPHS.keys()
+
+
+def test_no_runs_are_refused() -> None:
+    with pytest.raises(OptionError, match="ask for 1"):
+        time_operators(Path("any.onnx"), runs=0)
 
 
 def test_a_core_ml_package_is_not_timed_and_the_reason_says_where_it_is() -> None:
