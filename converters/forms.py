@@ -22,11 +22,14 @@ class Forms:
     products and the transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise
     convolution (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the
     channels is taken (`passes.rewrite_channel_reduction`). ``expansion``: as it is, or as a repetition
-    (`passes.rewrite_expansion`).
+    (`passes.rewrite_expansion`). ``max_pooling``: with its padding, or with its border repeated
+    (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, or as a depthwise
+    convolution (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights may be multiplied by
+    (`passes.move_affine`); halves become subnormal sooner.
     """
 
     mask: Literal["ceil", "sign", "scaled"]
-    blocks: Literal["channels_last", "channels_first", "strided"]
+    blocks: Literal["channels_last", "depth_to_space", "channels_first", "strided"]
     prelu: Literal["native", "maximum"]
     transposed_convolution: Literal["native", "convolution", "native_if_cropped"]
     adaptive_pooling: Literal["channels_last", "channels_first", "linear"]
@@ -34,16 +37,21 @@ class Forms:
     average_pooling: Literal["native", "convolution"] = "native"
     channel_reduction: Literal["native", "last_axis"] = "native"
     expansion: Literal["native", "repeat"] = "native"
+    max_pooling: Literal["native", "repeated_border"] = "native"
+    affine: Literal["native", "depthwise"] = "native"
+    smallest_gain: float = 0.0
 
 
 _TFLITE = Forms(
     mask="ceil",
-    blocks="channels_last",
+    blocks="depth_to_space",
     prelu="native",
     transposed_convolution="convolution",
     adaptive_pooling="channels_last",
     channel_shuffle="channels_last",
     expansion="repeat",
+    max_pooling="repeated_border",
+    affine="depthwise",
 )
 _ONNX = Forms(
     mask="sign",
@@ -75,24 +83,36 @@ _XNNPACK = Forms(
     channel_shuffle="channels_last",
     average_pooling="convolution",
     channel_reduction="last_axis",
+    affine="depthwise",
 )
 # Vulkan has neither sign nor ceil, argmax over the last axis alone, and tensors of four axes at most.
 _VULKAN = replace(_ONNX, mask="scaled", channel_reduction="last_axis")
 
+
+def _of_halves(forms: Forms) -> Forms:
+    """For weights that are stored as halves: 1/255 of one would be subnormal."""
+    return replace(forms, smallest_gain=0.0625)
+
+
 TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "fp32"): _TFLITE,
-    ("tflite", "fp16"): _TFLITE,
+    ("tflite", "fp16"): _of_halves(_TFLITE),
     # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs.
     ("tflite", "int8"): replace(_TFLITE, prelu="maximum"),
     ("onnx", "fp32"): _ONNX,
-    ("onnx", "fp16"): _ONNX,
+    ("onnx", "fp16"): _of_halves(_ONNX),
+    ("coreml", "fp32"): _COREML,
     # Compressed weights are made from the fp16 file, and compute as it does.
-    **{("coreml", precision): _COREML for precision in ("fp32", "fp16", "w8", "palette4", "palette6", "palette8")},
-    **{("executorch", precision): _XNNPACK for precision in ("fp32", "fp16")},
-    **{("executorch-coreml", precision): _COREML for precision in ("fp32", "fp16")},
+    **{("coreml", precision): _of_halves(_COREML) for precision in ("fp16", "w8", "palette4", "palette6", "palette8")},
+    ("executorch", "fp32"): _XNNPACK,
+    ("executorch", "fp16"): _of_halves(_XNNPACK),
+    ("executorch-coreml", "fp32"): _COREML,
+    ("executorch-coreml", "fp16"): _of_halves(_COREML),
     # ExecuTorch's own kernels take any form, none of them fast.
-    **{("executorch-portable", precision): _ONNX for precision in ("fp32", "fp16")},
-    **{("executorch-vulkan", precision): _VULKAN for precision in ("fp32", "fp16")},
+    ("executorch-portable", "fp32"): _ONNX,
+    ("executorch-portable", "fp16"): _of_halves(_ONNX),
+    ("executorch-vulkan", "fp32"): _VULKAN,
+    ("executorch-vulkan", "fp16"): _of_halves(_VULKAN),
 }
 
 

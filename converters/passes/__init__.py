@@ -8,12 +8,16 @@ from mobileseg.converters.passes import (
     fold_batch_norm,
     fold_constants,
     fuse_clamps,
+    hoist_limits,
+    move_affine,
     remove_identities,
     rewrite_adaptive_pooling,
+    rewrite_affine,
     rewrite_average_pooling,
     rewrite_channel_reduction,
     rewrite_channel_shuffle,
     rewrite_expansion,
+    rewrite_max_pooling,
     rewrite_padding,
     rewrite_prelu,
     rewrite_resizing,
@@ -43,5 +47,13 @@ PASSES: tuple[Pass, ...] = (
     # After the adaptive ones, some of which become plain poolings.
     rewrite_average_pooling.PASS,
     rewrite_prelu.PASS,
+    # After the unpoolings, which leave plain max-poolings: with indices there is no smaller form.
+    move_affine.PASS,
+    # After the gains, which may move past a pooling of any padding.
+    rewrite_max_pooling.PASS,
+    # What found no better place.
+    rewrite_affine.PASS,
+    # After all that moves numbers between a convolution and its limit.
+    hoist_limits.PASS,
     rewrite_channel_reduction.PASS,
 )

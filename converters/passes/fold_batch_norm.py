@@ -63,7 +63,8 @@ def affine(module: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | None:
     return gain, offset
 
 
-def _fold(module: GraphModule, convolution: Node, gain: Tensor, offset: Tensor) -> bool:
+def fold(module: GraphModule, convolution: Node, gain: Tensor, offset: Tensor) -> bool:
+    """Whether gain and offset (C,) float64 of a convolution's output are now in its weights and bias."""
     a = arguments_of(convolution)
     weight, bias = constant(module, a["weight"]), constant(module, a["bias"])
     if weight is None or (a["bias"] is not None and bias is None):
@@ -94,7 +95,7 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             continue
         gain, offset = found
         before = cast("Node", norm.args[0])
-        if is_call(before, *_CONVOLUTIONS) and len(before.users) == 1 and _fold(module, before, gain, offset):
+        if is_call(before, *_CONVOLUTIONS) and len(before.users) == 1 and fold(module, before, gain, offset):
             for result in results:
                 substitute(result, before)
         else:

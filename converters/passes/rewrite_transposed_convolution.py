@@ -136,9 +136,7 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             size: tuple[int, int] = (height, width),
         ) -> Tensor:
             z = F.conv2d(F.pad(x, margins) if any(margins) else x, weight, bias)
-            parts = blocks.enter(z).split(z.shape[1] // (stride[0] * stride[1]), dim=blocks.channels)
-            plane = blocks.merge([parts[r * stride[1] : (r + 1) * stride[1]] for r in range(stride[0])])
-            return blocks.leave(blocks.cut(plane, 0, 0, *size, fill=0.0))
+            return blocks.leave(blocks.cut(blocks.interleave(blocks.enter(z), stride), 0, 0, *size, fill=0.0))
 
         replace(node, rewritten, x, *operands)
         count += 1

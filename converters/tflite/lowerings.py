@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mobileseg.converters.passes.base import arguments_of, aten, is_call, replace
+from mobileseg.converters.passes.blocks import DEPTH_TO_SPACE, SPACE_TO_DEPTH
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -75,13 +76,27 @@ def register() -> None:
     from litert_converter.mlir.dialects import stablehlo
     from litert_torch.backend.lowerings import registry, utils
 
-    def lower_prelu(context: Any, x: Any, slopes: Any) -> Any:
+    def builtin(context: Any, name: str, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
         return stablehlo.custom_call(
             result=utils.node_meta_to_ir_types(context.node),
-            inputs=[x, slopes],
-            call_target_name=ir.StringAttr.get("tfl.prelu"),
+            inputs=list(inputs),
+            call_target_name=ir.StringAttr.get(name),
             has_side_effect=ir.BoolAttr.get(False),
-            backend_config=ir.StringAttr.get(str(ir.DictAttr.get({}))),
+            backend_config=ir.StringAttr.get(str(ir.DictAttr.get(options))),
         )
 
+    def block_size(block: int) -> dict[str, Any]:
+        return {"block_size": ir.IntegerAttr.get(ir.IntegerType.get_signless(32), block)}
+
+    def lower_prelu(context: Any, x: Any, slopes: Any) -> Any:
+        return builtin(context, "tfl.prelu", [x, slopes], {})
+
+    def lower_depth_to_space(context: Any, x: Any, block: int) -> Any:
+        return builtin(context, "tfl.depth_to_space", [x], block_size(block))
+
+    def lower_space_to_depth(context: Any, x: Any, block: int) -> Any:
+        return builtin(context, "tfl.space_to_depth", [x], block_size(block))
+
     registry.lower(getattr(torch.ops, NAMESPACE).prelu.default)(lower_prelu)
+    registry.lower(DEPTH_TO_SPACE)(lower_depth_to_space)
+    registry.lower(SPACE_TO_DEPTH)(lower_space_to_depth)

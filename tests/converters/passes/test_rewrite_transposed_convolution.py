@@ -22,7 +22,7 @@ from mobileseg.converters.passes.rewrite_transposed_convolution import PASS
 @pytest.fixture(scope="module")
 def as_convolution(lines: tuple[Forms, ...]) -> list[Forms]:
     """The form that this pass works in, with each way of putting blocks together."""
-    words = ("channels_last", "channels_first", "strided")
+    words = ("channels_last", "depth_to_space", "channels_first", "strided")
     return [replace(lines[0], transposed_convolution="convolution", blocks=word) for word in words]
 
 

@@ -1,0 +1,215 @@
+"""Gains and offsets per channel go where they cost least: into convolutions, else behind the poolings.
+
+Before: x -> mul(g) -> conv2d(W, b) -> z               After: x -> conv2d(W g, b) -> z           (g per input channel)
+        x -> add(t) -> conv2d(W, b, no padding) -> z          x -> conv2d(W, b + W t) -> z
+        x -> conv2d(W, b) -> mul(g) -> add(t) -> z            x -> conv2d(W g, b g + t) -> z
+        cat(conv2d, y) -> mul(g) -> add(t) -> z               cat(conv2d -> mul -> add, y -> mul -> add) -> z
+        x -> mul(g > 0) -> max_pool2d -> z                    x -> max_pool2d -> mul(g) -> z
+        x -> add(t) -> max_pool2d -> z                        x -> max_pool2d -> add(t) -> z
+        x -> mul(g) -> avg_pool2d -> z                        x -> avg_pool2d -> mul(g) -> z
+        x -> mul(g) -> mul(h) -> z                            x -> mul(g h) -> z                 (add alike)
+        x -> mul(g) -> add(t) -> conv2d(padding) -> z         x -> add(t / g) -> conv2d(W g) -> z
+
+So ENet's picture goes as it is into its first convolution and its first pooling, and the normalization behind their
+concatenation is in the former's weights and three channels' gain and offset behind the latter.
+
+Preconditions: constants of one number or one per channel, weights that are constants; whatever reads a gain or an
+offset can take it (else it stays: it would be computed anyway), and a pooling gets smaller than its input. A gain under
+a maximum must be positive. A gain below ``forms.smallest_gain`` goes into no weights: halves of weights divided by 255
+would be subnormal, which phones flush to zero.
+
+Exactness: past a maximum bit-exact (rounding is monotone); else the products are made in float64 and rounded once, and
+sums are taken in another order: a few units in the last place of their largest term (tests hold 1e-5 of the largest
+output). Every backend needs it: a gain or an offset left alone costs a pass over memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from mobileseg.converters.passes.base import (
+    Outcome,
+    Pass,
+    add_constant,
+    arguments_of,
+    aten,
+    constant,
+    inline,
+    is_call,
+    pair,
+    substitute,
+    value,
+)
+from mobileseg.converters.passes.fold_batch_norm import fold
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.fx import GraphModule, Node
+
+    from mobileseg.converters.forms import Forms
+
+_GAIN, _OFFSET = aten.mul.Tensor, aten.add.Tensor
+_CONVOLUTIONS = (aten.conv2d.default, aten.conv_transpose2d.input)
+
+
+def per_channel(module: GraphModule, node: Node) -> tuple[Node, Tensor] | None:
+    """Of a multiplication or an addition by a constant: what it works on, and the constant (C,) in float64."""
+    if not is_call(node, _GAIN, _OFFSET) or node.kwargs or value(node).ndim != 4:
+        return None
+    for x, other in (node.args[:2], node.args[1::-1]):
+        if not isinstance(x, torch.fx.Node) or constant(module, x) is not None:
+            continue
+        number = torch.tensor(other) if isinstance(other, (int, float)) else constant(module, other)
+        channels = value(node).shape[1]
+        if number is None or value(x).shape != value(node).shape or not value(x).is_floating_point():
+            continue
+        if number.numel() == 1 or (number.numel() == channels and number.shape[-3:] == (channels, 1, 1)):
+            return x, number.double().reshape(-1).expand(channels)
+    return None
+
+
+def _with(module: GraphModule, before: Node, operator: Any, x: Node, number: Tensor) -> Node:
+    """A new gain or offset of ``x``, in front of ``before``."""
+    shaped = add_constant(module, before, f"{x.name}_affine", number.reshape(1, -1, 1, 1).to(value(x).dtype))
+    (new,) = inline(before, operator, x, shaped)
+    return new
+
+
+# Forwards: what stands before the gain or offset takes it.
+
+
+def _into_convolution(module: GraphModule, node: Node, x: Node, number: Tensor, _: Forms) -> bool:
+    if not is_call(x, *_CONVOLUTIONS) or len(x.users) > 1:
+        return False
+    one, none = torch.ones_like(number), torch.zeros_like(number)
+    is_gain = is_call(node, _GAIN)
+    if not fold(module, x, number if is_gain else one, none if is_gain else number):
+        return False
+    substitute(node, x)
+    return True
+
+
+def _into_parts(module: GraphModule, node: Node, x: Node, number: Tensor, _: Forms) -> bool:
+    if not is_call(x, aten.cat.default) or len(x.users) > 1 or arguments_of(x)["dim"] % 4 != 1:
+        return False
+    parts = cast("list[Node]", x.args[0])
+    foldable = [p for p in parts if is_call(p, *_CONVOLUTIONS) and len(p.users) == 1 and parts.count(p) == 1]
+    if not foldable:
+        return False
+    shares = number.split([value(p).shape[1] for p in parts])
+    moved = [_with(module, x, node.target, part, share) for part, share in zip(parts, shares, strict=True)]
+    x.args = (moved, *x.args[1:])
+    substitute(node, x)
+    return True
+
+
+def _into_same(module: GraphModule, node: Node, x: Node, number: Tensor, _: Forms) -> bool:
+    below = per_channel(module, x) if is_call(x, node.target) and len(x.users) == 1 else None
+    if below is None:
+        return False
+    source, other = below
+    together = other * number if is_call(node, _GAIN) else other + number
+    substitute(node, _with(module, node, node.target, source, together))
+    module.graph.erase_node(x)
+    return True
+
+
+# Backwards: everything that reads the gain or offset takes it.
+
+
+def _is_smaller(pooling: Node) -> bool:
+    return value(pooling).numel() < value(cast("Node", pooling.args[0])).numel()
+
+
+def _takes(module: GraphModule, user: Node, source: Node, number: Tensor, is_gain: bool, forms: Forms) -> bool:
+    """Whether ``user``, which reads ``source``, can take its gain (or offset) ``number``."""
+    if is_call(user, aten.conv2d.default):
+        a = arguments_of(user)
+        bias = constant(module, a["bias"])
+        if (
+            a["input"] is not source
+            or constant(module, a["weight"]) is None
+            or (a["bias"] is not None and bias is None)
+        ):
+            return False
+        return float(number.abs().min()) >= forms.smallest_gain if is_gain else pair(a["padding"]) == (0, 0)
+    if is_call(user, aten.max_pool2d.default):
+        return _is_smaller(user) and (not is_gain or bool((number > 0).all()))
+    if is_call(user, aten.avg_pool2d.default):
+        a = arguments_of(user)
+        unpadded = pair(a["padding"]) == (0, 0) and not a["ceil_mode"] and a["divisor_override"] is None
+        return _is_smaller(user) and (is_gain or unpadded)
+    return False
+
+
+def _give(module: GraphModule, user: Node, node: Node, x: Node, number: Tensor) -> None:
+    if not is_call(user, aten.conv2d.default):
+        (pooled,) = inline(user, lambda x: cast("Any", user.target)(x, *user.args[1:], **user.kwargs), x)
+        substitute(user, _with(module, user, node.target, pooled, number))
+        return
+    a = arguments_of(user)
+    weight, bias = cast("Tensor", constant(module, a["weight"])), constant(module, a["bias"])
+    # (C_out, C_in / groups, kh, kw): the numbers of its own group's input channels, for each output channel.
+    own = number.reshape(a["groups"], 1, -1).expand(-1, weight.shape[0] // a["groups"], -1).flatten(0, 1)
+    own = own[:, :, None, None]
+    if is_call(node, _GAIN):
+        scaled = add_constant(module, user, f"{user.name}_weight", (weight.double() * own).to(weight.dtype))
+        user.args = (x, scaled, *user.args[2:])
+    else:
+        shift = (weight.double() * own).sum((1, 2, 3)) + (0 if bias is None else bias.double())
+        shifted = add_constant(module, user, f"{user.name}_bias", shift.to(weight.dtype))
+        user.args = (x, user.args[1], shifted, *user.args[3:])
+
+
+def _into_users(module: GraphModule, node: Node, x: Node, number: Tensor, forms: Forms) -> bool:
+    users, is_gain = list(node.users), is_call(node, _GAIN)
+    if not users or not all(_takes(module, user, node, number, is_gain, forms) for user in users):
+        return False
+    for user in users:
+        _give(module, user, node, x, number)
+    module.graph.erase_node(node)
+    return True
+
+
+def _offset_first(module: GraphModule, node: Node, x: Node, number: Tensor, forms: Forms) -> bool:
+    """x g + t as (x + t / g) g, where all that follows takes the gain, but not the offset."""
+    below = per_channel(module, x) if is_call(node, _OFFSET) and is_call(x, _GAIN) and len(x.users) == 1 else None
+    if below is None or not bool((below[1] != 0).all()):
+        return False
+    source, gain = below
+    if not all(_takes(module, user, node, gain, True, forms) for user in node.users):
+        return False
+    shifted = _with(module, node, _OFFSET, source, number / gain)
+    substitute(node, _with(module, node, _GAIN, shifted, gain))
+    module.graph.erase_node(x)
+    return True
+
+
+# What removes an operator comes before what only moves one.
+_MOVES = (_into_same, _into_convolution, _into_parts, _into_users, _offset_first)
+
+
+def _moved(module: GraphModule, forms: Forms) -> bool:
+    """Whether one gain or offset found a better place."""
+    for node in module.graph.nodes:
+        found = per_channel(module, node)
+        if found is not None and any(move(module, node, *found, forms) for move in _MOVES):
+            return True
+    return False
+
+
+def _apply(module: GraphModule, forms: Forms) -> Outcome:
+    count = 0
+    while _moved(module, forms):
+        count += 1
+    return Outcome(count)
+
+
+PASS = Pass(
+    name="move_affine",
+    exact="relative 2^-24 per weight (bit-exact past a maximum)",
+    why="a gain or an offset left alone costs a pass over memory",
+    apply=_apply,
+)
