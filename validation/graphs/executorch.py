@@ -75,7 +75,9 @@ def _delegation(plan: Any, record: Mapping[str, Any]) -> Delegation | NotRun:
     identifiers = list(dict.fromkeys(delegate.id for delegate in plan.delegates))
     if not identifiers:
         return NotRun("the file calls no delegate: ExecuTorch's portable kernels run every operator")
-    taken = [name for call in record.get("calls", ()) for name, count in call.items() for _ in range(count)]
+    # What the delegate runs is not what ExecuTorch handed it: it adds transpositions, and fuses.
+    calls = record.get("runs") or record.get("calls", ())
+    taken = [name for call in calls for name, count in call.items() for _ in range(count)]
     return Delegation(
         name=", ".join(BACKENDS.get(identifier, (identifier, ""))[0] for identifier in identifiers),
         operators=counted(taken),
