@@ -50,6 +50,7 @@ _TFLITE = Forms(
     adaptive_pooling="channels_last",
     channel_shuffle="channels_last",
     expansion="repeat",
+    average_pooling="convolution",
     max_pooling="repeated_border",
     affine="depthwise",
 )

@@ -65,6 +65,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
             raise cannot_convert("litert-torch", error) from error
     model = flatbuffer.read(converted.model_content())
     flatbuffer.count_from_corners(model)
+    flatbuffer.unshare_paddings(model)
     if lowering.precision == "fp16":
         half.halve_weights(model)
     flatbuffer.embed(model, lowering.metadata)
