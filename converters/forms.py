@@ -22,7 +22,8 @@ class Forms:
     products and the transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise
     convolution (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the
     channels is taken (`passes.rewrite_channel_reduction`). ``expansion``: as it is, or as a repetition
-    (`passes.rewrite_expansion`). ``max_pooling``: with its padding, or with its border repeated
+    (`passes.rewrite_expansion`). ``nearest``: nearest resizing to a multiple as it is, or by blocks of copies
+    (`passes.rewrite_nearest`). ``max_pooling``: with its padding, or with its border repeated
     (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, or as a depthwise
     convolution (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights may be multiplied by
     (`passes.move_affine`); halves become subnormal sooner.
@@ -37,6 +38,7 @@ class Forms:
     average_pooling: Literal["native", "convolution"] = "native"
     channel_reduction: Literal["native", "last_axis"] = "native"
     expansion: Literal["native", "repeat"] = "native"
+    nearest: Literal["native", "blocks"] = "native"
     max_pooling: Literal["native", "repeated_border"] = "native"
     affine: Literal["native", "depthwise"] = "native"
     smallest_gain: float = 0.0
@@ -51,6 +53,7 @@ _TFLITE = Forms(
     channel_shuffle="channels_last",
     expansion="repeat",
     average_pooling="convolution",
+    nearest="blocks",
     max_pooling="repeated_border",
     affine="depthwise",
 )
@@ -84,6 +87,7 @@ _XNNPACK = Forms(
     channel_shuffle="channels_last",
     average_pooling="convolution",
     channel_reduction="last_axis",
+    nearest="blocks",
     affine="depthwise",
 )
 # Vulkan has neither sign nor ceil, argmax over the last axis alone, and tensors of four axes at most.

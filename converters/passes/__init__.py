@@ -18,6 +18,7 @@ from mobileseg.converters.passes import (
     rewrite_channel_shuffle,
     rewrite_expansion,
     rewrite_max_pooling,
+    rewrite_nearest,
     rewrite_padding,
     rewrite_prelu,
     rewrite_resizing,
@@ -43,6 +44,7 @@ PASSES: tuple[Pass, ...] = (
     rewrite_unpooling.PASS,
     rewrite_transposed_convolution.PASS,
     rewrite_resizing.PASS,
+    rewrite_nearest.PASS,
     rewrite_adaptive_pooling.PASS,
     # After the adaptive ones, some of which become plain poolings.
     rewrite_average_pooling.PASS,

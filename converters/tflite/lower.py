@@ -54,7 +54,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     module.recompile()
     (picture,) = rewritten.example_inputs
     wrapped = _ChannelsLast(module, OUTPUT_NAMES[lowering.head])
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), lowerings.padding_channels_last():
         warnings.simplefilter("ignore")
         logging.getLogger("absl").setLevel(logging.ERROR)
         sample = {"picture": picture.permute(0, 2, 3, 1).contiguous()}
