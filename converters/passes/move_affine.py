@@ -42,7 +42,7 @@ from mobileseg.converters.passes.base import (
     substitute,
     value,
 )
-from mobileseg.converters.passes.fold_batch_norm import fold
+from mobileseg.converters.passes.fold_batch_norm import CONVOLUTIONS, fold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from mobileseg.converters.forms import Forms
 
 _GAIN, _OFFSET = aten.mul.Tensor, aten.add.Tensor
-_CONVOLUTIONS = (aten.conv2d.default, aten.conv_transpose2d.input)
 
 
 def per_channel(module: GraphModule, node: Node) -> tuple[Node, Tensor] | None:
@@ -81,7 +80,7 @@ def _with(module: GraphModule, before: Node, operator: Any, x: Node, number: Ten
 
 
 def _into_convolution(module: GraphModule, node: Node, x: Node, number: Tensor, _: Forms) -> bool:
-    if not is_call(x, *_CONVOLUTIONS) or len(x.users) > 1:
+    if not is_call(x, *CONVOLUTIONS) or len(x.users) > 1:
         return False
     one, none = torch.ones_like(number), torch.zeros_like(number)
     is_gain = is_call(node, _GAIN)
@@ -95,7 +94,7 @@ def _into_parts(module: GraphModule, node: Node, x: Node, number: Tensor, _: For
     if not is_call(x, aten.cat.default) or len(x.users) > 1 or arguments_of(x)["dim"] % 4 != 1:
         return False
     parts = cast("list[Node]", x.args[0])
-    foldable = [p for p in parts if is_call(p, *_CONVOLUTIONS) and len(p.users) == 1 and parts.count(p) == 1]
+    foldable = [p for p in parts if is_call(p, *CONVOLUTIONS) and len(p.users) == 1 and parts.count(p) == 1]
     if not foldable:
         return False
     shares = number.split([value(p).shape[1] for p in parts])

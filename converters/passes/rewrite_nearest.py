@@ -31,10 +31,11 @@ def _factors(node: Node) -> tuple[int, int] | None:
     (height, width), (h, w) = value(cast("Node", node.args[0])).shape[-2:], value(node).shape[-2:]
     if h % height or w % width:
         return None
-    places = torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width)
-    resized = aten.upsample_nearest2d.vec(places, *node.args[1:], **node.kwargs)
+    rows, columns = torch.arange(height).float()[:, None], torch.arange(width).float()[None]
+    places = torch.stack([rows.expand(height, width), columns.expand(height, width)])[None]
     factors = (h // height, w // width)
     repeated = places.repeat_interleave(factors[0], 2).repeat_interleave(factors[1], 3)
+    resized = aten.upsample_nearest2d.vec(places, *node.args[1:], **node.kwargs)
     return factors if torch.equal(resized, repeated) else None
 
 

@@ -77,22 +77,18 @@ def unshare_paddings(model: Any) -> None:
     pads = _codes(model, (builtin.PAD,))
     convolutions = _codes(model, (builtin.CONV_2D, builtin.DEPTHWISE_CONV_2D))
     for graph in model.subgraphs:
-        makers = {o.outputs[0]: o for o in graph.operators if o.opcodeIndex in pads}
-        readers: dict[int, list[Any]] = {tensor: [] for tensor in makers}
-        for operator in graph.operators:
-            for tensor in operator.inputs:
-                if tensor in readers:
-                    readers[tensor].append(operator)
+        makers = {int(o.outputs[0]): o for o in graph.operators if o.opcodeIndex in pads}
+        readers = {tensor: [o for o in graph.operators if tensor in o.inputs] for tensor in makers}
         ordered = []
         for operator in graph.operators:
-            padded = operator.inputs[0] if operator.opcodeIndex in convolutions else None
+            padded = int(operator.inputs[0]) if operator.opcodeIndex in convolutions else -1
             if padded in makers and len(readers[padded]) > 1 and padded not in graph.outputs:
                 readers[padded].remove(operator)
-                own, graph_tensors = copy.copy(makers[padded]), graph.tensors
-                graph_tensors.append(copy.copy(graph_tensors[padded]))
-                graph_tensors[-1].name = graph_tensors[padded].name + f"_{len(graph_tensors)}".encode()
-                own.outputs = [len(graph_tensors) - 1]
-                operator.inputs = [own.outputs[0], *operator.inputs[1:]]
+                tensor, own = copy.copy(graph.tensors[padded]), copy.copy(makers[padded])
+                tensor.name = tensor.name + f"_{len(graph.tensors)}".encode()
+                own.outputs = [len(graph.tensors)]
+                operator.inputs = [len(graph.tensors), *operator.inputs[1:]]
+                graph.tensors.append(tensor)
                 ordered.append(own)
             ordered.append(operator)
         graph.operators = ordered

@@ -79,8 +79,8 @@ def _pad_channels_last(node: Node) -> None:
     Without it litert-torch puts transpositions around the padding, which TensorFlow's converter then moves behind the
     operators that follow: a residual network with ReLU is left with one for each addition.
     """
-    x, margins, *fill = node.args
-    left, right, top, bottom, front, back, *batch = (*cast("list[int]", margins), *(0,) * (8 - len(margins)))
+    x, margins, *fill = cast("tuple[Node, list[int], float]", node.args)
+    left, right, top, bottom, front, back, *batch = (*margins, *(0,) * (8 - len(margins)))
     node.args = (x, [front, back, left, right, top, bottom, *batch], *fill)
 
 
