@@ -25,10 +25,11 @@ class Network(nn.Module):
         self.function = function
         self.conv = nn.Conv2d(6, 4, 3)
         self.padded = nn.Conv2d(6, 4, 3, stride=2, padding=1)
+        self.wide = nn.Conv2d(6, 8, 3, stride=2, padding=1)
         self.grouped = nn.Conv2d(6, 4, 3, groups=2, bias=False)
         self.up = nn.ConvTranspose2d(6, 4, 2, 2)
         g = torch.Generator().manual_seed(1)
-        for name, channels in (("g", 6), ("t", 6), ("g4", 4), ("t4", 4), ("g10", 10), ("t10", 10)):
+        for name, channels in (("g", 6), ("t", 6), ("g4", 4), ("t4", 4), ("g10", 10), ("g14", 14), ("t14", 14)):
             self.register_buffer(name, torch.randn(1, channels, 1, 1, generator=g))
         self.register_buffer("positive", torch.rand(1, 6, 1, 1, generator=g) + 0.5)
 
@@ -53,14 +54,32 @@ MOVED: dict[str, tuple[Callable[[Network, Tensor], Any], dict[str, int]]] = {
     "two gains": (lambda n, x: F.elu(x * n.g * 3.0), {"mul": 1, "elu": 1}),
     "two offsets": (lambda n, x: F.elu(x + n.t + 3.0), {"add": 1, "elu": 1}),
     "behind a concatenation": (
-        lambda n, x: F.elu(torch.cat([n.padded(x), F.max_pool2d(x, 3, 2, 1)], 1) * n.g10 + n.t10),
+        lambda n, x: F.elu(torch.cat([n.wide(x), F.max_pool2d(x, 3, 2, 1)], 1) * n.g14 + n.t14),
         {"conv2d": 1, "max_pool2d": 1, "mul": 1, "add": 1, "cat": 1, "elu": 1},
     ),
     "ENet's first block": (
         lambda n, x: next(
-            torch.cat([n.padded(y), F.max_pool2d(y, 3, 2, 1)], 1) * n.g10 + n.t10 for y in [x * n.positive]
+            torch.cat([n.wide(y), F.max_pool2d(y, 3, 2, 1)], 1) * n.g14 + n.t14 for y in [x * n.positive]
         ),
         {"conv2d": 1, "max_pool2d": 1, "mul": 1, "add": 1, "cat": 1},
+    ),
+    "a pyramid": (
+        lambda n, x: (
+            torch.cat(
+                [
+                    F.interpolate(n.wide(x), (4, 6), mode="bilinear"),
+                    F.adaptive_avg_pool2d(F.avg_pool2d(n.conv(x), 2), (4, 6)),
+                    F.interpolate(x[:, :2], (4, 6)),
+                ],
+                1,
+            )
+            * n.g14
+            + n.t14
+        ),
+        {
+            **{"conv2d": 2, "upsample_bilinear2d": 1, "avg_pool2d": 1, "adaptive_avg_pool2d": 1, "slice": 1},
+            **{"upsample_nearest2d": 1, "cat": 1, "mul": 1, "add": 1},
+        },
     ),
     "an offset before a padded convolution": (
         lambda n, x: n.padded(x * n.g + n.t),
@@ -77,6 +96,12 @@ STAYS: dict[str, Callable[[Network, Tensor], Any]] = {
     "a pooling of the same size": lambda n, x: F.max_pool2d(x * n.positive, 3, 1, 1),
     "something else reads it": lambda n, x: next(n.conv(y)[:, :1] + y[:, :1, 1:-1, 1:-1] for y in [x * n.g]),
     "a concatenation without convolutions": lambda n, x: torch.cat([F.elu(x), x[:, :4]], 1) * n.g10,
+    "less than half of it is a convolution's": lambda n, x: (
+        torch.cat([n.padded(x), F.max_pool2d(x, 3, 2, 1)], 1) * n.g10
+    ),
+    "a resized convolution that is read twice": lambda n, x: next(
+        F.interpolate(y, (4, 6), mode="bilinear") * n.g4 + F.elu(y[:, :, :4, :6]) for y in [n.conv(x)]
+    ),
     "a convolution that is read twice": lambda n, x: next(y * n.g4 + F.elu(y) for y in [n.conv(x)]),
     "an offset under a padded average": lambda n, x: F.avg_pool2d(x + n.t, 3, 2, 1),
     "a gain per row": lambda n, x: n.conv(x * n.g[:, :1].reshape(1, 1, 1, 1).expand(1, 1, 9, 1)),
