@@ -64,6 +64,13 @@ class Operation:
     delegated: bool | None
     portable: bool = False
 
+    @property
+    def bytes_moved(self) -> int | None:
+        """Read and written; None where one is not known."""
+        if self.bytes_read is None or self.bytes_written is None:
+            return None
+        return self.bytes_read + self.bytes_written
+
 
 @dataclass(frozen=True)
 class Peak:

@@ -34,6 +34,13 @@ from mobileseg.validation.traces.program import (
 
 DELEGATION_METHOD = "delegation"
 
+_CONVOLUTION = "aten.convolution.default"
+_CONVOLUTIONS = (
+    *(_CONVOLUTION, "aten.convolution", "et_vk.conv_with_clamp.default"),
+    *("Conv2d", "DepthwiseConv2d", "ConvTranspose2d", "conv", "conv_transpose"),
+)
+"""What the delegates and ExecuTorch's own kernels call that."""
+
 _UNTOLD = "the file does not say why"
 _STATIC, _UNBOUND = 0, 2
 """ExecuTorch's numbers for a tensor of one shape, and for one of any."""
@@ -61,7 +68,7 @@ def read(path: Path) -> Graph:
     record = delegation_record(file)
     layers = [Layer(*layer) for layer in record.get("layers", ())]
     listed, notes = listing(file, plan)
-    operations, peak = counted_costs(listed)
+    operations, peak = counted_costs(replace(listed, calls=tuple(_with_weights(listed.calls, record))))
     held = [*(b.storage for b in file.program.constant_buffer), *(file.named_data.buffers if file.named_data else ())]
     return Graph(
         operators=counted(_operators(plan)),
@@ -151,6 +158,17 @@ def _kernel(method: Program, position: int) -> Call:
         options={place: plan.values[index].val.bool_val for place, index in _flags(plan, call)},
         portable=True,
     )
+
+
+def _with_weights(calls: Sequence[Call], record: Mapping[str, Any]) -> Iterator[Call]:
+    """Convolutions bear the names of their weights, where the file's own record has as many: those of the delegate's
+    calls come first there, and each in the order of execution."""
+    named = [name for name, kind, *_ in record.get("layers", ()) if kind == _CONVOLUTION]
+    places = [place for place, call in enumerate(calls) if call.operator.removesuffix("+Clamp") in _CONVOLUTIONS]
+    places.sort(key=lambda place: not calls[place].delegated)
+    weights = dict(zip(places, named, strict=True)) if len(places) == len(named) else {}
+    for place, call in enumerate(calls):
+        yield replace(call, name=f"{call.name}, {weights[place]}") if place in weights else call
 
 
 def _flags(plan: Any, call: Any) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from mobileseg.validation.graphs.costs import SELECTION, UNKNOWN, VIEW, Operands, Place, Rule, Tensor, Work, times
 
 __all__ = [
+    "CONVOLUTIONS",
+    "DEPTHWISE",
     "SELECTION",
     "UNKNOWN",
     "VIEW",
@@ -26,6 +28,8 @@ __all__ = [
 
 CONVOLUTION, GROUPED, DEPTHWISE = "convolution", "grouped convolution", "depthwise convolution"
 TRANSPOSED, PRODUCT = "transposed convolution", "matrix product"
+CONVOLUTIONS = (CONVOLUTION, GROUPED, DEPTHWISE, TRANSPOSED, PRODUCT)
+"""The kinds of operators that multiply matrices."""
 
 _NOTHING = Tensor(None, "")
 
