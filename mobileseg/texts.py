@@ -132,7 +132,7 @@ def layer_row(layer: Layer) -> tuple[str, ...]:
     return shortened(layer.name, 40), layer.operator, layer.dtype, f"{layer.bytes:,}"
 
 
-def shortened(name: str, most: int = 30) -> str:
+def shortened(name: str, most: int = 38) -> str:
     """The end of a long name."""
     return name if len(name) <= most else f"...{name[3 - most :]}"
 

@@ -13,6 +13,7 @@ A reader lists a file's operators and tensors (`Listing`); the arithmetic is the
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -132,11 +133,14 @@ def counted_costs(listing: Listing) -> tuple[tuple[Operation, ...], Peak | NotRu
 
 
 def _with_constants(listing: Listing) -> Listing:
-    """What is computed of constants alone is a constant, stored as those are."""
+    """What is computed of constants alone is a constant, stored as those are. (An operator that is not known may read
+    more than it says: a branch does.)"""
     tensors = dict(listing.tensors)
+    nothing = Operands({}, (), {})
     for call in listing.calls:
         sources = [tensors[key] for key in dict.fromkeys(call.inputs.values())]
-        if sources and all(source.stored is not None for source in sources):
+        known = call.rule(nothing).kind != UNKNOWN
+        if known and sources and all(source.stored is not None for source in sources):
             stored = sum(source.stored or 0 for source in sources)
             tensors.update({key: replace(tensors[key], stored=stored) for key in call.outputs})
     return replace(listing, tensors=tensors)
@@ -151,13 +155,14 @@ def _operation(call: Call, listing: Listing) -> Operation:
     written = _sum(output.bytes for output in outputs)
     if work.kind == SELECTION and read is not None and written is not None:
         read = min(read, written)
-    computed = next((t for t in inputs.values() if t.stored is None), outputs[0] if outputs else Tensor(None, ""))
+    values = [t for t in inputs.values() if t.stored is None] or outputs or [Tensor(None, "")]
     return Operation(
         name=call.name,
         operator=call.operator,
         kind=work.kind,
         shape=outputs[0].shape if outputs else None,
-        dtype=computed.dtype,
+        # A choice between values also reads what decides it, which is smaller.
+        dtype=max(values, key=lambda value: value.bytes or 0).dtype,
         macs=0 if once else work.macs,
         bytes_read=0 if once else read,
         bytes_written=0 if once else written,
@@ -180,16 +185,12 @@ def _peak(listing: Listing, operations: Sequence[Operation]) -> Peak | NotRun:
     unknown = sum(size is None for size in sizes.values())
     if unknown:
         return NotRun(f"the sizes of {unknown} values are known at run time only")
-    change = [0] * (len(operations) + 1)
+    change = [0] * (max(len(operations), 1) + 1)
     for key, (born, last) in lives.items():
         change[born] += sizes[key] or 0
         change[last + 1] -= sizes[key] or 0
-    most, at, alive = 0, 0, 0
-    for position in range(len(operations)):
-        alive += change[position]
-        if alive > most:
-            most, at = alive, position
-    return Peak(most, at) if operations else Peak(sum(size or 0 for size in sizes.values()), 0)
+    alive = list(itertools.accumulate(change))
+    return Peak(max(alive), alive.index(max(alive)))
 
 
 def _lives(listing: Listing, operations: Sequence[Operation]) -> dict[Key, tuple[int, int]]:

@@ -89,6 +89,7 @@ def listing(file: Any, plan: Any) -> tuple[Listing, tuple[str, ...]]:
     to be said of them."""
     instructions = [instruction.instr_args for chain in plan.chains for instruction in chain.instructions]
     inner, notes = _inside(file, plan, instructions)
+    several = sum(map(is_delegate, instructions)) > 1
     reading = {position: len(found.inputs) for position, found in inner.items()}
     method = laid_out(file, plan, {}, reading)
     calls: list[Call] = []
@@ -97,7 +98,7 @@ def listing(file: Any, plan: Any) -> tuple[Listing, tuple[str, ...]]:
     for position, call in enumerate(instructions):
         if position in inner:
             found = inner[position]
-            calls += (_inner(c, position) for c in found.calls)
+            calls += (_inner(c, position, f"call {position}, " if several else "") for c in found.calls)
             tensors |= {(position, key): tensor for key, tensor in found.tensors.items()}
             aliases |= dict(zip(_keys(position, (*found.inputs, *found.outputs)), call.args, strict=False))
         elif is_kernel(call):
@@ -127,11 +128,11 @@ def _inside(file: Any, plan: Any, instructions: Sequence[Any]) -> tuple[dict[int
     return found, list(notes)
 
 
-def _inner(call: Call, position: int) -> Call:
+def _inner(call: Call, position: int, place: str) -> Call:
     """An operator inside a delegate's call, which is the instruction at ``position``."""
     return replace(
         call,
-        name=f"call {position}, {call.name}",
+        name=f"{place}{call.name}",
         inputs=dict(zip(call.inputs, _keys(position, call.inputs.values()), strict=True)),
         outputs=tuple(_keys(position, call.outputs)),
     )
@@ -168,7 +169,7 @@ def _with_weights(calls: Sequence[Call], record: Mapping[str, Any]) -> Iterator[
     places.sort(key=lambda place: not calls[place].delegated)
     weights = dict(zip(places, named, strict=True)) if len(places) == len(named) else {}
     for place, call in enumerate(calls):
-        yield replace(call, name=f"{call.name}, {weights[place]}") if place in weights else call
+        yield replace(call, name=f"{weights[place]} ({call.name})") if place in weights else call
 
 
 def _flags(plan: Any, call: Any) -> Iterator[tuple[int, int]]:

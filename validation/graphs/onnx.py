@@ -51,6 +51,7 @@ def listing(model: Any) -> tuple[Listing, tuple[str, ...]]:
     """The operators of a model, its own functions written out, and what has to be said of them. Shapes are those that
     onnx infers."""
     import onnx
+    import onnx.inliner
 
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)

@@ -88,7 +88,8 @@ def product(*, data: Place = 0) -> Rule:
         given, result = _input(operands, data).shape, _output(operands).shape
         if not given or result is None:
             return Work(PRODUCT, None)
-        rows = result[-2] if len(given) > 1 and len(result) > 1 else 1
+        # Of a product with a vector, the result has one axis less.
+        rows = 1 if len(given) == 1 else (1, *result, 1)[-2 if len(result) < len(given) else -3]
         matrix = times(*given[-2:])
         if matrix is None or not rows:
             return Work(PRODUCT, None if rows is None or matrix is None else 0)
