@@ -124,7 +124,7 @@ def _inside(file: Any, plan: Any, instructions: Sequence[Any]) -> tuple[dict[int
             try:
                 found[position] = read_payload(delegate.id, payload(file, plan, call))
             except (UnavailableError, MissingExtraError) as error:
-                notes[f"What is inside a call of {delegate.id} is not counted: {error}."] = None
+                notes[f"What {delegate.id} is handed is not counted: {error}."] = None
     return found, list(notes)
 
 

@@ -61,8 +61,10 @@ def unpacked(payload: bytes) -> Iterator[Path | None]:
     from executorch.backends.apple.coreml import executorchcoreml
 
     with tempfile.TemporaryDirectory() as folder:
-        found = executorchcoreml.unflatten_directory_contents(payload, folder)
-        packages = list(Path(folder).glob(_PACKAGE)) if found else []
+        # What it says of bytes that are no folder.
+        with contextlib.suppress(RuntimeError):
+            executorchcoreml.unflatten_directory_contents(payload, folder)
+        packages = list(Path(folder).glob(_PACKAGE))
         yield packages[0] if len(packages) == 1 else None
 
 

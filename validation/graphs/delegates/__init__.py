@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import struct
+import subprocess
 
 from mobileseg.errors import UnavailableError
 from mobileseg.validation.graphs.costs import Listing
@@ -14,6 +16,9 @@ _READERS = {
     "XnnpackBackend": "mobileseg.validation.graphs.delegates.xnnpack",
 }
 
+_FAULTS = (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error, subprocess.CalledProcessError)
+"""What the readers meet in a payload of another version: they check little. (The process is flatc's.)"""
+
 
 def read_payload(identifier: str, payload: bytes) -> Listing:
     """The operators inside a call; first its inputs and then its outputs are the call's arguments, in their order.
@@ -22,6 +27,10 @@ def read_payload(identifier: str, payload: bytes) -> Listing:
     reads it is not installed.
     """
     if identifier not in _READERS:
-        raise UnavailableError(f"what {identifier} is handed is in a form of its own")
-    found: Listing = importlib.import_module(_READERS[identifier]).read(payload)
+        raise UnavailableError("it is in a form of its own")
+    reader = importlib.import_module(_READERS[identifier])
+    try:
+        found: Listing = reader.read(payload)
+    except _FAULTS as error:
+        raise UnavailableError(f"it is in another form than that of ExecuTorch 1.5 ({error})") from error
     return found

@@ -14,9 +14,9 @@ def read(payload: bytes) -> Listing:
     """Raises `UnavailableError` where there is no package that can be read, `MissingExtraError` without coremltools."""
     with unpacked(payload) as package:
         if package is None:
-            raise UnavailableError("Core ML's payload holds no package")
+            raise UnavailableError("it holds no package")
         try:
             spec, weights = mlpackage.read_spec(package)
             return listing(read_program(spec, weights, package), delegated=True)
         except UsageError as error:
-            raise UnavailableError(f"the package in Core ML's payload cannot be read: {error}") from error
+            raise UnavailableError(f"its package cannot be read ({error})") from error

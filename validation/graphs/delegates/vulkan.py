@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import struct
-import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mobileseg.errors import UnavailableError
 from mobileseg.validation.graphs.costs import Call, Listing, Tensor, constant
 from mobileseg.validation.graphs.rules import unknown
 from mobileseg.validation.graphs.rules.executorch import ATEN
 
-_FAULTS = (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error, subprocess.CalledProcessError)
-"""What ExecuTorch's reader meets in a payload of another version."""
-
 
 def read(payload: bytes) -> Listing:
-    """Packing a constant is an operator of the payload. Raises `UnavailableError` for a form that is not known."""
+    """Packing a constant is an operator of the payload."""
     from executorch.backends.vulkan.serialization import vulkan_graph_serialize as serialization
 
-    try:
-        header = serialization.VulkanDelegateHeader.from_bytes(
-            payload[: serialization.VulkanDelegateHeader.EXPECTED_LENGTH]
-        )
-        start = header.flatbuffer_offset
-        graph = serialization.flatbuffer_to_vk_graph(payload[start : start + header.flatbuffer_size])
-    except _FAULTS as error:
-        raise UnavailableError(f"Vulkan's payload is in another form than that of ExecuTorch 1.5 ({error})") from error
+    header = serialization.VulkanDelegateHeader.from_bytes(
+        payload[: serialization.VulkanDelegateHeader.EXPECTED_LENGTH]
+    )
+    start = header.flatbuffer_offset
+    graph = serialization.flatbuffer_to_vk_graph(payload[start : start + header.flatbuffer_size])
     tensors = {i: v.value for i, v in enumerate(graph.values) if hasattr(v.value, "constant_id")}
     return Listing(
         calls=tuple(
