@@ -17,8 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobileseg import mlpackage
 from mobileseg.types import NotRun, Preprocessing
+from mobileseg.validation import memory
 from mobileseg.validation.graphs import read_graph
 from mobileseg.validation.graphs.estimate import Coverage, estimated
+from mobileseg.validation.memory import held_bytes
+from mobileseg.validation.runners import open_artifact
 
 SIZE = (32, 48)
 WEIGHTS = 64 * 27 + 64 + 64 * 9 + 64 + 64 * 16 * 9 + 64 + 12 * 24 + 5 * 64 + 5
@@ -200,21 +203,29 @@ class Poolings(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 64, 1)
+        self.first = nn.Conv2d(3, 128, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = F.avg_pool2d(torch.sigmoid(F.avg_pool2d(self.first(x), 3, 1, 1)), 3, 1, 1)
         return logits
 
 
-@pytest.mark.parametrize("form", ["tflite", "xnnpack"])
-def test_no_constant_of_a_rewrite_is_in_a_file_twice(tmp_path, form):
+@pytest.mark.parametrize(
+    ("form", "precision", "width"),
+    [
+        pytest.param(
+            *("tflite", "int8", 1),
+            marks=pytest.mark.xfail(strict=True, reason="the quantizer writes equal weights of two layers twice"),
+        ),
+        ("xnnpack", "fp32", 4),
+    ],
+)
+def test_no_constant_of_a_rewrite_is_in_a_file_twice(tmp_path, form, precision, width):
     torch.manual_seed(0)
-    path = lowered(Poolings().eval(), tmp_path / "poolings", form, "fp32")
+    path = lowered(Poolings().eval(), tmp_path / "poolings", form, precision)
     kinds = [operation.kind for operation in read_graph(path).operations if operation.macs]
     assert kinds == ["convolution", "depthwise convolution", "depthwise convolution"]
-    (constant,) = (data for data in stored(path) if len(data) > NOTICEABLE)
-    np.testing.assert_allclose(np.frombuffer(constant, np.float32), np.full(9 * 64, 1 / 9, np.float32), rtol=1e-6)
+    assert [len(data) for data in stored(path)].count(width * 9 * 128) == 1
 
 
 @pytest.mark.parametrize(
@@ -236,6 +247,16 @@ def test_weights_of_half_the_width_take_half_the_bytes(made, form, precision, sh
     assert found[1] == pytest.approx(4 * WEIGHTS, rel=0.02)
     assert found[0] / found[1] == pytest.approx(share, abs=tolerance)
     assert read_graph(part).weight_bytes / read_graph(whole).weight_bytes == pytest.approx(share, abs=tolerance + 0.02)
+
+
+@pytest.mark.skipif(memory._counter() is None, reason="only glibc counts what is allocated")
+@pytest.mark.parametrize("form", ["onnx", "tflite", "xnnpack", "portable"])
+def test_a_runtime_holds_weights_and_values(made, form):
+    """ExecuTorch's own kernels read the weights where the file is; the others pack them anew. A value may lie where
+    that lay which it is made of. ONNX Runtime takes memory in pieces of 1 MiB."""
+    held = held_bytes(open_artifact(made(form, "fp32")))
+    least = 4 * PLANE + (0 if form == "portable" else 4 * WEIGHTS)
+    assert least < held < 5 * least + (2 << 20)
 
 
 def stored(path: Path) -> Iterator[bytes]:
