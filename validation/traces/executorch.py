@@ -71,13 +71,13 @@ def _key(place: Place) -> str:
 
 
 def _steps(found: Sequence[Operator], record: Mapping[str, Any]) -> Iterator[Step]:
-    weights = _weights(found, record)
+    weights = weight_names(found, record)
     for index, operator in enumerate(found):
         name = f"{weights[index]} ({operator.name})" if index in weights else operator.name
         yield Step(index, operator.kind, name, tuple(map(_key, operator.inputs)), tuple(map(_key, operator.outputs)))
 
 
-def _weights(found: Sequence[Operator], record: Mapping[str, Any]) -> dict[int, str]:
+def weight_names(found: Sequence[Operator], record: Mapping[str, Any]) -> dict[int, str]:
     """The network's name of each convolution's weights, by the operator's number, where the file's own record has as
     many convolutions: those of the delegate's calls come first there, and each in the order of execution."""
     named = [name for name, kind, *_ in record.get("layers", ()) if kind == _CONVOLUTION]

@@ -123,7 +123,7 @@ def operators(program: Program) -> Iterator[Operator]:
     XNNPACK can read it or because a later operator writes over it, is left out, and what it was made of stands for it;
     an operator with no other is left out.
     """
-    found = list(_operators(program))
+    found = list(all_operators(program))
     sources: dict[Place, tuple[Place, ...]] = {place: (place,) for place in program.plan.inputs}
     last = {place: number for number, operator in enumerate(found) for place in operator.outputs}
     for number, operator in enumerate(found):
@@ -136,7 +136,8 @@ def operators(program: Program) -> Iterator[Operator]:
             yield replace(operator, inputs=inputs, outputs=outputs)
 
 
-def _operators(program: Program) -> Iterator[Operator]:
+def all_operators(program: Program) -> Iterator[Operator]:
+    """In the order of execution. ``inputs``: with the constants inside a call of XNNPACK; ``outputs``: all."""
     several = len(program.networks) > 1
     for position, call in enumerate(program.calls):
         if position not in program.networks:
