@@ -1,8 +1,9 @@
 """Where a file's time goes, estimated from what its operators compute and move: a guess by which to rank them.
 
-An operator takes as long as the longer of its arithmetic and its traffic on one machine, `PHONE_CORE`. No cache is in
-that, no operator that a runtime fuses with another, and no kernel that is worse than its neighbours: only a measurement
-tells milliseconds.
+An operator takes as long as the longer of its arithmetic and its traffic on one machine, `PHONE_CORE`; on a kernel that
+a delegate's would have been faster than, so many times as long. No cache is in that, no operator that a runtime fuses
+with another, and no kernel that is worse than its neighbours: only a measurement tells milliseconds
+(`mobileseg.validation.timings`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ PHONE_CORE = Machine(
 # convolutions 14 of depthwise to 136, poolings and softmax 25 to 35, the others 1 to 15).
 _PORTABLE = {**dict.fromkeys(CONVOLUTIONS, 100.0), "pooling": 30.0, "normalization": 30.0, "resizing": 15.0}
 _PORTABLE_OTHERS = 4.0
+# The same of LiteRT's own kernels, which run what XNNPACK leaves (2.3.0, x86: PADV2 12, of int8 AVERAGE_POOL_2D 10 and
+# RELU 29).
+_LEFT = 10.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,13 @@ def seconds(operation: Operation, machine: Machine = PHONE_CORE) -> float:
     """Estimated; what is not known of an operator takes no time."""
     rate = machine.macs_per_second.get(operation.dtype, machine.macs_per_second["float32"])
     longest = max((operation.macs or 0) / rate, (operation.bytes_moved or 0) / machine.bytes_per_second)
-    return longest * (_PORTABLE.get(operation.kind, _PORTABLE_OTHERS) if operation.portable else 1.0)
+    return longest * _slowness(operation)
+
+
+def _slowness(operation: Operation) -> float:
+    if operation.portable:
+        return _PORTABLE.get(operation.kind, _PORTABLE_OTHERS)
+    return _LEFT if operation.delegated is False else 1.0
 
 
 def estimated(graph: Graph) -> Costs:

@@ -68,7 +68,7 @@ def read(path: Path) -> Graph:
     record = delegation_record(file)
     layers = [Layer(*layer) for layer in record.get("layers", ())]
     listed, notes = listing(file, plan)
-    operations, peak = counted_costs(replace(listed, calls=tuple(_with_weights(listed.calls, record))))
+    operations, peak = counted_costs(replace(listed, calls=_with_weights(listed.calls, record)))
     held = [*(b.storage for b in file.program.constant_buffer), *(file.named_data.buffers if file.named_data else ())]
     return Graph(
         operators=counted(_operators(plan)),
@@ -161,15 +161,25 @@ def _kernel(method: Program, position: int) -> Call:
     )
 
 
-def _with_weights(calls: Sequence[Call], record: Mapping[str, Any]) -> Iterator[Call]:
-    """Convolutions bear the names of their weights, where the file's own record has as many: those of the delegate's
-    calls come first there, and each in the order of execution."""
+def weight_names(operators: Sequence[tuple[str, bool | None]], record: Mapping[str, Any]) -> dict[int, str]:
+    """The network's name of each convolution's weights, by the operator's number, where the file's own record has as
+    many convolutions: those of the delegate's calls come first there, and each in the order of execution.
+
+    ``operators``: what each is, and whether it is inside a delegate's call.
+    """
     named = [name for name, kind, *_ in record.get("layers", ()) if kind == _CONVOLUTION]
-    places = [place for place, call in enumerate(calls) if call.operator.removesuffix("+Clamp") in _CONVOLUTIONS]
-    places.sort(key=lambda place: not calls[place].delegated)
-    weights = dict(zip(places, named, strict=True)) if len(places) == len(named) else {}
-    for place, call in enumerate(calls):
-        yield replace(call, name=f"{weights[place]} ({call.name})") if place in weights else call
+    numbers = [n for n, (kind, _) in enumerate(operators) if kind.removesuffix("+Clamp") in _CONVOLUTIONS]
+    numbers.sort(key=lambda n: not operators[n][1])
+    return dict(zip(numbers, named, strict=True)) if len(numbers) == len(named) else {}
+
+
+def _with_weights(calls: Sequence[Call], record: Mapping[str, Any]) -> tuple[Call, ...]:
+    """Convolutions bear the names of their weights."""
+    names = weight_names([(call.operator, call.delegated) for call in calls], record)
+    return tuple(
+        replace(call, name=f"{names[number]} ({call.name})") if number in names else call
+        for number, call in enumerate(calls)
+    )
 
 
 def _flags(plan: Any, call: Any) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mobileseg.validation.graphs.base import ANY_SIZE, ONE_PICTURE, Delegation, 
 from mobileseg.validation.graphs.costs import Call, Key, Listing, Tensor, counted_costs
 from mobileseg.validation.graphs.rules import unknown
 from mobileseg.validation.graphs.rules.tflite import RULES
+from mobileseg.validation.graphs.xnnpack import reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +44,7 @@ def read(path: Path) -> Graph:
         weight_bytes=sum({buffer: size for buffer, size, _ in constants.values()}.values()),
         layers=largest_first(_layers(plain, constants, model.Subgraphs(0))),
         quantization=counted(kind for _, _, kind in constants.values()),
-        delegation=xnnpack_delegation(details),
+        delegation=replace(xnnpack_delegation(details), left=_left(interpreter)),
         operations=operations,
         peak=peak,
         notes=notes,
@@ -145,6 +147,19 @@ def xnnpack_delegation(details: Sequence[Mapping[str, Any]]) -> Delegation:
     taken = {index for partition in found for index in partition}
     names = {d["index"]: d["op_name"] for d in details}
     return Delegation("XNNPACK", counted(names[index] for index in taken), len(found))
+
+
+def _left(interpreter: Any) -> dict[str, str]:
+    """Why XNNPACK leaves operators, by their name: the different reasons of one name together."""
+    details = interpreter._get_ops_details()
+    taken = {index for partition in partitions(details) for index in partition}
+    tensors = {int(d["index"]): d for d in interpreter.get_tensor_details()}
+    found: dict[str, dict[str, None]] = {}
+    for operator in details:
+        if operator["op_name"] != DELEGATE and operator["index"] not in taken:
+            sides = ([tensors[int(i)] for i in operator[s] if int(i) in tensors] for s in ("inputs", "outputs"))
+            found.setdefault(operator["op_name"], {})[reason(operator["op_name"], *sides)] = None
+    return {name: "; ".join(reasons) for name, reasons in found.items()}
 
 
 def partitions(details: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], ...]:
