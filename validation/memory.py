@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobileseg.types import NotRun
+from mobileseg.validation.runners import executorch_coreml
 from mobileseg.validation.runners.base import DYNAMIC
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def held_bytes(runner: Runner) -> int | NotRun:
     """What the file's runtime holds after one run on zeros, on one thread: its plan, the values between operators,
     weights in the order in which its kernels read them; without the bytes of the file itself."""
     path, source = runner.artifact.path, runner.inputs[0]
-    if path.suffix not in _RUNS:
+    if path.suffix not in _RUNS or executorch_coreml.NOTE in runner.notes:
         return _ON_THE_DEVICE
     if runner.cannot_run:
         return NotRun(runner.cannot_run)

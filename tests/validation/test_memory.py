@@ -10,7 +10,7 @@ import pytest
 
 from mobileseg.types import NotRun
 from mobileseg.validation import memory
-from mobileseg.validation.runners import open_artifact
+from mobileseg.validation.runners import executorch_coreml, open_artifact
 
 needs_glibc = pytest.mark.skipif(memory._counter() is None, reason="only glibc counts what is allocated")
 
@@ -42,6 +42,8 @@ def test_what_is_not_measured_says_why(make_onnx: Any, monkeypatch: pytest.Monke
     assert memory.held_bytes(replace(runner, cannot_run="not here")) == NotRun("not here")
     package = replace(runner, artifact=replace(artifact, path=artifact.path.with_suffix(".mlpackage")))
     assert memory.held_bytes(package) == NotRun("Core ML plans its memory on the device")
+    inside = replace(runner, notes=(executorch_coreml.NOTE,))
+    assert memory.held_bytes(inside) == NotRun("Core ML plans its memory on the device")
     source = replace(artifact.inputs[0], shape=(1, 3, -1, -1))
     assert "more than one size" in str(memory.held_bytes(replace(runner, artifact=replace(artifact, inputs=(source,)))))
     if memory._counter() is not None:
