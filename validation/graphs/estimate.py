@@ -1,7 +1,7 @@
 """Where a file's time goes, estimated from what its operators compute and move: a guess by which to rank them.
 
-An operator takes as long as the longer of its arithmetic and its traffic on one machine, `PHONE_CORE`; on a kernel that
-a delegate's would have been faster than, so many times as long. No cache is in that, no operator that a runtime fuses
+An operator takes as long as the longer of its arithmetic and its traffic on one machine, `PHONE_CORE`; a kind of kernel
+that is slower than that, by as much as was measured. No cache is in that, no operator that a runtime fuses
 with another, and no kernel that is worse than its neighbours: only a measurement tells milliseconds
 (`mobileseg.validation.timings`).
 """
@@ -37,6 +37,10 @@ PHONE_CORE = Machine(
     {"float32": 10e9, "float16": 20e9, "int8": 40e9, "uint8": 40e9},
     10e9,
 )
+
+# What takes longer than its traffic says: windows, interpolation and rows of few channels are computed number by number
+# (LiteRT 2.3.0, x86, the demo networks at 256x512).
+_PER_BYTE = {"depthwise convolution": 2.5, "padding": 3.0, "pooling": 2.5, "resizing": 4.0}
 
 # How many times slower ExecuTorch's portable kernels are than XNNPACK's, by kind (1.5.1, x86, 32 x 128 x 256 float32:
 # convolutions 14 of depthwise to 136, poolings and softmax 25 to 35, the others 1 to 15).
@@ -99,14 +103,18 @@ class Costs:
 def seconds(operation: Operation, machine: Machine = PHONE_CORE) -> float:
     """Estimated; what is not known of an operator takes no time."""
     rate = machine.macs_per_second.get(operation.dtype, machine.macs_per_second["float32"])
-    longest = max((operation.macs or 0) / rate, (operation.bytes_moved or 0) / machine.bytes_per_second)
-    return longest * _slowness(operation)
+    products, traffic = _slowness(operation)
+    arithmetic = (operation.macs or 0) / rate * products
+    return max(arithmetic, (operation.bytes_moved or 0) / machine.bytes_per_second * traffic)
 
 
-def _slowness(operation: Operation) -> float:
+def _slowness(operation: Operation) -> tuple[float, float]:
+    """How many times longer than the machine's an operator's arithmetic and its traffic take."""
+    kind = _PER_BYTE.get(operation.kind, 1.0)
     if operation.portable:
-        return _PORTABLE.get(operation.kind, _PORTABLE_OTHERS)
-    return _LEFT if operation.delegated is False else 1.0
+        portable = _PORTABLE.get(operation.kind, _PORTABLE_OTHERS)
+        return portable, portable * kind
+    return (_LEFT, max(_LEFT, kind)) if operation.delegated is False else (1.0, kind)
 
 
 def estimated(graph: Graph) -> Costs:

@@ -49,6 +49,13 @@ def test_the_longer_of_arithmetic_and_traffic():
     assert seconds(operation("a", None, None), machine) == 0.0
 
 
+def test_what_is_computed_number_by_number_takes_longer_than_its_traffic():
+    moved = [seconds(operation("a", 0, 1000, kind=kind)) for kind in ("movement", "pooling", "padding", "resizing")]
+    assert moved == sorted(set(moved))
+    # Where arithmetic takes longer than that, nothing changes.
+    assert seconds(operation("a", 10**6, 10, kind="depthwise convolution")) == seconds(operation("a", 10**6, 10))
+
+
 def test_portable_kernels_are_slow_and_poolings_among_them_slower():
     fast = seconds(operation("a", 0, 1000))
     slow = seconds(operation("a", 0, 1000, portable=True))

@@ -30,10 +30,11 @@ RULES = table(
         upsample_nearest_neighbor
     """,
     movement="""
-        band_part batch_to_space concat depth_to_space fill fill_like non_zero one_hot pad pixel_shuffle pixel_unshuffle
+        band_part batch_to_space concat depth_to_space fill fill_like non_zero one_hot pixel_shuffle pixel_unshuffle
         range_1d reverse reverse_sequence scatter scatter_along_axis scatter_nd slice_update sliding_windows
         space_to_batch space_to_depth split stack tile transpose
     """,
+    padding="pad",
     selection="crop gather gather_along_axis gather_nd shape slice_by_index slice_by_size",
     view="expand_dims flatten2d identity reshape reshape_like squeeze",
     conversion="cast dequantize quantize",

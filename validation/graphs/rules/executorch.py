@@ -43,11 +43,14 @@ _ATEN = table(
     reduction="amax amin any argmax argmin cumsum max mean min prod sum topk var var_mean",
     resizing="_upsample_bilinear2d_aa grid_sampler_2d upsample_bicubic2d upsample_bilinear2d upsample_nearest2d",
     movement="""
-        _to_copy alias_copy arange cat clone constant_pad_nd copy copy_ detach_copy empty expand_copy fill flip full
+        _to_copy alias_copy arange cat clone copy copy_ detach_copy empty expand_copy fill flip full
         full_like index_put index_put_ lift_fresh_copy masked_scatter nonzero ones permute_copy pixel_shuffle
-        pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d
-        replication_pad2d replication_pad3d roll scalar_tensor scatter scatter_add select_scatter slice_scatter
-        split_copy split_with_sizes_copy stack t_copy transpose_copy tril unbind_copy unfold_copy zeros
+        pixel_unshuffle repeat repeat_interleave roll scalar_tensor scatter scatter_add select_scatter
+        slice_scatter split_copy split_with_sizes_copy stack t_copy transpose_copy tril unbind_copy unfold_copy zeros
+    """,
+    padding="""
+        constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+        replication_pad3d
     """,
     selection="""
         as_strided_copy diagonal_copy embedding gather index index_select masked_select narrow_copy select_copy
@@ -86,7 +89,8 @@ XNNPACK = table(
     """,
     normalization="Softmax",
     resizing="StaticResizeBilinear2D",
-    movement="Concatenate2 Concatenate3 Concatenate4 Concatenate5 Copy StaticConstantPad StaticTranspose",
+    movement="Concatenate2 Concatenate3 Concatenate4 Concatenate5 Copy StaticTranspose",
+    padding="StaticConstantPad",
     selection="StaticSlice",
     view="StaticReshape",
     conversion="Convert",

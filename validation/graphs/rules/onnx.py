@@ -44,9 +44,10 @@ RULES = table(
     """,
     resizing="GridSample Resize Upsample",
     movement="""
-        CenterCropPad Compress Concat ConstantOfShape DepthToSpace Expand EyeLike NonZero OneHot Pad QLinearConcat Range
+        Compress Concat ConstantOfShape DepthToSpace Expand EyeLike NonZero OneHot QLinearConcat Range
         ReverseSequence Scatter ScatterElements ScatterND SpaceToDepth Split Tile Transpose Trilu
     """,
+    padding="CenterCropPad Pad",
     selection="Gather GatherElements GatherND Shape Size Slice",
     view="Flatten Identity Reshape Squeeze Unsqueeze",
     conversion="BitCast Cast CastLike DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
