@@ -22,7 +22,9 @@ class Forms:
     products and the transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise
     convolution (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the
     channels is taken (`passes.rewrite_channel_reduction`). ``expansion``: as it is, or as a repetition
-    (`passes.rewrite_expansion`). ``max_pooling``: with its padding, or with its border repeated
+    (`passes.rewrite_expansion`). ``nearest``: nearest resizing to a multiple as it is, or by blocks of copies
+    (`passes.rewrite_nearest`). ``grouped_convolution``: of small groups, as it is or by depthwise ones
+    (`passes.rewrite_grouped_convolution`). ``max_pooling``: with its padding, or with its border repeated
     (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, or as a depthwise
     convolution (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights may be multiplied by
     (`passes.move_affine`); halves become subnormal sooner.
@@ -30,13 +32,15 @@ class Forms:
 
     mask: Literal["ceil", "sign", "scaled"]
     blocks: Literal["channels_last", "depth_to_space", "channels_first", "strided"]
-    prelu: Literal["native", "maximum"]
+    prelu: Literal["native", "maximum", "rows"]
     transposed_convolution: Literal["native", "convolution", "native_if_cropped"]
     adaptive_pooling: Literal["channels_last", "channels_first", "linear"]
     channel_shuffle: Literal["channels_last", "channels_first", "rank_5"]
     average_pooling: Literal["native", "convolution"] = "native"
     channel_reduction: Literal["native", "last_axis"] = "native"
     expansion: Literal["native", "repeat"] = "native"
+    nearest: Literal["native", "blocks"] = "native"
+    grouped_convolution: Literal["native", "depthwise"] = "native"
     max_pooling: Literal["native", "repeated_border"] = "native"
     affine: Literal["native", "depthwise"] = "native"
     smallest_gain: float = 0.0
@@ -45,11 +49,14 @@ class Forms:
 _TFLITE = Forms(
     mask="ceil",
     blocks="depth_to_space",
-    prelu="native",
+    prelu="rows",
     transposed_convolution="convolution",
     adaptive_pooling="channels_last",
     channel_shuffle="channels_last",
     expansion="repeat",
+    average_pooling="convolution",
+    nearest="blocks",
+    grouped_convolution="depthwise",
     max_pooling="repeated_border",
     affine="depthwise",
 )
@@ -77,12 +84,14 @@ _COREML = Forms(
 _XNNPACK = Forms(
     mask="ceil",
     blocks="channels_last",
-    prelu="native",
+    prelu="rows",
     transposed_convolution="native",
     adaptive_pooling="linear",
     channel_shuffle="channels_last",
     average_pooling="convolution",
     channel_reduction="last_axis",
+    nearest="blocks",
+    grouped_convolution="depthwise",
     affine="depthwise",
 )
 # Vulkan has neither sign nor ceil, argmax over the last axis alone, and tensors of four axes at most.
@@ -98,7 +107,7 @@ TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "fp32"): _TFLITE,
     ("tflite", "fp16"): _of_halves(_TFLITE),
     # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs.
-    ("tflite", "int8"): replace(_TFLITE, prelu="maximum"),
+    ("tflite", "int8"): replace(_TFLITE, prelu="maximum", grouped_convolution="native"),
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _of_halves(_ONNX),
     ("coreml", "fp32"): _COREML,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,23 @@ from mobileseg.texts import (
     bytes_text,
     class_rows,
     converted_row,
+    costliest_rows,
     delegate_text,
     duration_text,
     fault_text,
     gate_text,
+    held_text,
     layer_row,
     metadata_text,
+    operator_rows,
     parity_facts,
+    peak_text,
     plan_text,
     preprocessing_text,
     shares_text,
     tensor_text,
+    unknown_texts,
+    work_text,
 )
 from mobileseg.types import NotRun
 
@@ -133,10 +139,11 @@ class Screen:
             grid.add_row(*(f"  {text}" if i == 0 else text for i, text in enumerate(row)))
         self.console.print(grid)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> None:
+        """``right``: columns of numbers."""
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", justify="right" if column in right else "left")
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
@@ -295,17 +302,20 @@ class Screen:
         self.notices(summary.notices)
 
     def artifact(self, summary: ArtifactSummary) -> None:
-        metadata = summary.metadata
+        metadata, graph, costs = summary.metadata, summary.graph, summary.costs
         rows = [
             ("file", str(summary.path)),
             ("target", f"{summary.target}, {summary.precision}"),
             ("runtime", summary.runtime),
-            ("bytes", f"{summary.bytes:,}, of which weights {summary.graph.weight_bytes:,}"),
+            ("bytes", f"{summary.bytes:,}, of which weights {graph.weight_bytes:,}"),
             ("sha256", summary.sha256),
             *(("input", tensor_text(t)) for t in summary.inputs),
             *(("output", tensor_text(t)) for t in summary.outputs),
-            ("delegate", delegate_text(summary.graph.delegation)),
-            ("memory plan", plan_text(summary.graph.planned_bytes)),
+            ("delegate", delegate_text(graph.delegation, costs)),
+            ("work", work_text(costs)),
+            ("activations", peak_text(graph.peak, graph.operations)),
+            ("memory", held_text(summary.held_bytes)),
+            ("memory plan", plan_text(graph.planned_bytes)),
             *(
                 (key, metadata_text(value))
                 for key, value in metadata.items()
@@ -313,25 +323,22 @@ class Screen:
             ),
         ]
         self.facts(rows)
-        delegation = summary.graph.delegation
-        taken = None if isinstance(delegation, NotRun) else delegation.operators
-        columns = ("Operator", "Count") if taken is None else ("Operator", "Count", "Delegated")
-        self.table(
-            columns,
-            [
-                (name, str(count)) if taken is None else (name, str(count), str(taken.get(name, 0)))
-                for name, count in summary.graph.operators.items()
-            ],
-        )
-        self.facts(
-            [(f"{name}:", why) for name, why in ({} if isinstance(delegation, NotRun) else delegation.left).items()]
-        )
-        stored = ", ".join(f"{count} {kind}" for kind, count in summary.graph.quantization.items())
+        columns, operators = operator_rows(costs)
+        self.console.print(f"\nOperators. Time is estimated, for {costs.machine}, and not measured:")
+        self.table(columns, operators, right=columns[1:])
+        left = {} if isinstance(graph.delegation, NotRun) else graph.delegation.left
+        self.facts([(f"{name}:", why) for name, why in left.items()])
+        for text in unknown_texts(costs):
+            self.console.print(text)
+        self.console.print("\nThe costliest:")
+        columns = ("No.", "Operator", "Result", "MACs", "Moved", "Time")
+        self.table(columns, costliest_rows(costs, graph.operations), right=("No.", *columns[2:]))
+        stored = ", ".join(f"{count} {kind}" for kind, count in graph.quantization.items())
         self.console.print(f"\nConstants: {stored or 'none'}. The largest layers:")
-        largest = summary.graph.layers[:LARGEST]
-        self.table(("Layer", "Operator", "Type", "Bytes"), [layer_row(layer) for layer in largest])
-        if len(summary.graph.layers) > LARGEST:
-            self.console.print(f"... and {len(summary.graph.layers) - LARGEST} more (--json lists all).")
+        largest = graph.layers[:LARGEST]
+        self.table(("Layer", "Operator", "Type", "Bytes"), [layer_row(layer) for layer in largest], right=("Bytes",))
+        if len(graph.layers) > LARGEST:
+            self.console.print(f"... and {len(graph.layers) - LARGEST} more (--json lists all).")
         for note in summary.notes:
             self.console.print(f"Note: {note}")
 

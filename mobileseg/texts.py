@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mobileseg.types import NotRun
 
 if TYPE_CHECKING:
     from mobileseg.types import Classes, ConvertedArtifact, Preprocessing, TensorSpec
-    from mobileseg.validation.graphs import Delegation, Layer
+    from mobileseg.validation.graphs.base import Delegation, Layer, Operation, Peak, Shape
+    from mobileseg.validation.graphs.estimate import Costs
 
 GATES = {
     "pixel_agreement": ("agreement", ">=", lambda share: f"{100 * share:.4g} %", "--min-agreement"),
@@ -128,8 +129,12 @@ def _is_measured(value: Any) -> bool:
 
 
 def layer_row(layer: Layer) -> tuple[str, ...]:
-    name = layer.name if len(layer.name) <= 40 else f"...{layer.name[-37:]}"
-    return name, layer.operator, layer.dtype, f"{layer.bytes:,}"
+    return shortened(layer.name, 40), layer.operator, layer.dtype, f"{layer.bytes:,}"
+
+
+def shortened(name: str, most: int = 38) -> str:
+    """The end of a long name."""
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def share_text(share: float) -> str:
@@ -170,14 +175,103 @@ def tensor_text(t: TensorSpec) -> str:
     return f"{t.name}: {shape} {t.layout} {t.dtype}{span}{quantized}"
 
 
-def delegate_text(delegation: Delegation | NotRun) -> str:
+def delegate_text(delegation: Delegation | NotRun, costs: Costs) -> str:
     if isinstance(delegation, NotRun):
         return f"not run: {delegation.why}"
-    return f"{delegation.name}, {delegation.partitions} partitions"
+    calls = f"{delegation.name}, {delegation.partitions} partition{'' if delegation.partitions == 1 else 's'}"
+    if isinstance(costs.delegated, NotRun):
+        return calls
+    shares = {"operators": costs.delegated.operators, "MACs": costs.delegated.macs, "bytes": costs.delegated.bytes}
+    taken = [f"{100 * share:.1f} % of {what}" for what, share in shares.items() if share is not None]
+    return f"{calls}: {', '.join(taken)}" if taken else calls
+
+
+def work_text(costs: Costs) -> str:
+    moved = f"{bytes_text(costs.bytes_read)} read, {bytes_text(costs.bytes_written)} written"
+    return f"{count_text(costs.macs)} MACs; {moved}"
+
+
+def peak_text(peak: Peak | NotRun, operations: Sequence[Operation]) -> str:
+    if isinstance(peak, NotRun):
+        return peak.why
+    at = f", at operator {peak.operation} ({operations[peak.operation].operator})" if operations else ""
+    return f"{bytes_text(peak.bytes)} alive at once{at}"
+
+
+def held_text(held: int | NotRun) -> str:
+    if isinstance(held, NotRun):
+        return f"not measured: {held.why}"
+    return f"{bytes_text(held)} held after a run, weights included (measured)"
 
 
 def plan_text(planned: int | NotRun) -> str:
     return planned.why if isinstance(planned, NotRun) else f"{planned:,} bytes, without the delegate's own"
+
+
+def operator_rows(costs: Costs) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows of all operators, the costliest first; the delegate's column where there is one."""
+    with_delegate = not isinstance(costs.delegated, NotRun)
+    columns = ("Operator", "Count", *(("Delegated",) if with_delegate else ()), "MACs", "Moved", "Time")
+    return columns, [
+        (
+            row.operator,
+            str(row.count),
+            *((str(row.delegated),) if with_delegate else ()),
+            known_text(row.macs, count_text),
+            known_text(row.bytes, bytes_text),
+            percent_text(row.share),
+        )
+        for row in costs.operators
+    ]
+
+
+def costliest_rows(costs: Costs, operations: Sequence[Operation]) -> list[tuple[str, ...]]:
+    """Number; operator and name; shape of the result; MACs; bytes; share of the time."""
+    rows: list[tuple[str, ...]] = []
+    for cost in costs.costliest:
+        found = operations[cost.operation]
+        alone = " (not delegated)" if found.delegated is False and not isinstance(costs.delegated, NotRun) else ""
+        rows.append(
+            (
+                str(cost.operation),
+                f"{found.operator}{alone}\n{shortened(found.name)}",
+                shape_text(found.shape),
+                known_text(found.macs, count_text),
+                known_text(found.bytes_moved, bytes_text),
+                percent_text(cost.share),
+            )
+        )
+    return rows
+
+
+def unknown_texts(costs: Costs) -> list[str]:
+    """What is not in the sums."""
+    unknown = {"MACs": costs.unknown_macs, "bytes": costs.unknown_bytes}
+    return [
+        f"Not known, and not counted: the {what} of {', '.join(f'{count} {name}' for name, count in found.items())}."
+        for what, found in unknown.items()
+        if found
+    ]
+
+
+def shape_text(shape: Shape) -> str:
+    return "?" if shape is None else "x".join("?" if length is None else str(length) for length in shape) or "1"
+
+
+def known_text(value: int | None, worded: Callable[[int], str]) -> str:
+    return "?" if value is None else worded(value)
+
+
+def count_text(count: int) -> str:
+    """``"920"``, ``"44.7 M"``, ``"1.85 G"``: three digits."""
+    for unit, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{name}"
+    return str(count)
+
+
+def percent_text(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def metadata_text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What is inside an artifact: its operators, which of them a delegate takes, its tensors, its bytes."""
+"""What is inside an artifact: its operators, what they cost, which of them a delegate takes, its tensors, its bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mobileseg.types import TensorSpec
+from mobileseg.types import NotRun, TensorSpec
 from mobileseg.validation.graphs import Graph, read_graph
+from mobileseg.validation.graphs.estimate import Costs, estimated
+from mobileseg.validation.memory import held_bytes
 from mobileseg.validation.report import size_and_digest
 from mobileseg.validation.runners import open_artifact
 from mobileseg.validation.runners.trial import tflite_tried
@@ -16,7 +18,8 @@ from mobileseg.validation.runners.trial import tflite_tried
 
 @dataclass(frozen=True)
 class ArtifactSummary:
-    """One file for phones. ``notes``: what had to be assumed about it."""
+    """One file for phones. ``costs``: of its operators, estimated; ``held_bytes``: what its runtime holds after a run,
+    measured (`mobileseg.validation.memory`). ``notes``: what had to be assumed about it."""
 
     path: Path
     target: str
@@ -27,19 +30,22 @@ class ArtifactSummary:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     graph: Graph
+    costs: Costs
+    held_bytes: int | NotRun
     metadata: Mapping[str, Any]
     notes: tuple[str, ...]
     kind: Literal["artifact"] = "artifact"
 
 
 def inspect_artifact(path: Path) -> ArtifactSummary:
-    """Loads the file in its runtime and reads its graph.
+    """Loads the file in its runtime, reads its graph, and runs it once in a process of its own.
 
     Raises `UsageError` for a file that does not load, `MissingExtraError` where what reads it is not installed.
     """
     tflite_tried(path)
     runner = open_artifact(path)
     size, digest = size_and_digest(path)
+    graph = read_graph(path)
     return ArtifactSummary(
         path=path,
         target=runner.artifact.target,
@@ -49,7 +55,9 @@ def inspect_artifact(path: Path) -> ArtifactSummary:
         sha256=digest,
         inputs=runner.inputs,
         outputs=runner.outputs,
-        graph=read_graph(path),
+        graph=graph,
+        costs=estimated(graph),
+        held_bytes=held_bytes(runner),
         metadata=runner.metadata,
-        notes=runner.notes,
+        notes=(*runner.notes, *graph.notes),
     )

@@ -17,7 +17,9 @@ from mobileseg.converters.passes import (
     rewrite_channel_reduction,
     rewrite_channel_shuffle,
     rewrite_expansion,
+    rewrite_grouped_convolution,
     rewrite_max_pooling,
+    rewrite_nearest,
     rewrite_padding,
     rewrite_prelu,
     rewrite_resizing,
@@ -38,18 +40,21 @@ PASSES: tuple[Pass, ...] = (
     fold_constants.PASS,
     # Before the transposed convolutions are taken apart: it scales their weights while they are still one tensor.
     fold_batch_norm.PASS,
+    # Before the shuffles, one of which may disappear into its weights.
+    rewrite_grouped_convolution.PASS,
     # Before the rewritings that may interleave phases by a shuffle of their own, which is none of the network's.
     rewrite_channel_shuffle.PASS,
     rewrite_unpooling.PASS,
+    # After the unpoolings, which leave plain max-poolings; before what writes averages and transposed convolutions
+    # otherwise.
+    move_affine.PASS,
     rewrite_transposed_convolution.PASS,
     rewrite_resizing.PASS,
+    rewrite_nearest.PASS,
     rewrite_adaptive_pooling.PASS,
     # After the adaptive ones, some of which become plain poolings.
     rewrite_average_pooling.PASS,
     rewrite_prelu.PASS,
-    # After the unpoolings, which leave plain max-poolings: with indices there is no smaller form.
-    move_affine.PASS,
-    # After the gains, which may move past a pooling of any padding.
     rewrite_max_pooling.PASS,
     # What found no better place.
     rewrite_affine.PASS,

@@ -3,7 +3,7 @@
 A form works on tensors of its own order: ``enter`` brings (N, C, H, W) into it, ``leave`` back.
 
 ``split``: x with H, W divisible by the block -> phases[r][c]; its pixel (i, j) is x's pixel (i*sh + r, j*sw + c).
-``merge`` is its inverse; ``interleave`` merges phases that lie side by side as channels (sh*sw*C, row phases outermost).
+``merge`` is its inverse; ``interleave`` merges phases that lie side by side as channels (sh*sw*C, rows outermost).
 All are exact: they move numbers and compute none.
 
 depth_to_space  (N, H, W, C): TFLite's SPACE_TO_DEPTH and DEPTH_TO_SPACE, and a slice of channels for each phase: one

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from mobileseg.converters.forms import Forms
 
-_CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input)
+CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input)
 
 
 def affine(module: GraphModule, norm: Node) -> tuple[Tensor, Tensor] | None:
@@ -95,7 +95,7 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             continue
         gain, offset = found
         before = cast("Node", norm.args[0])
-        if is_call(before, *_CONVOLUTIONS) and len(before.users) == 1 and fold(module, before, gain, offset):
+        if is_call(before, *CONVOLUTIONS) and len(before.users) == 1 and fold(module, before, gain, offset):
             for result in results:
                 substitute(result, before)
         else:

@@ -14,6 +14,7 @@ Exactness: bit-exact: the limit acts on each number alone. Every backend gains.
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, cast
 
 from mobileseg.converters.passes.base import Outcome, Pass, aten, is_call, substitute
@@ -33,6 +34,7 @@ _LIMITS = (
     aten.clamp_max.default,
 )
 _MOVES = (
+    operator.getitem,
     aten.cat.default,
     aten.slice.Tensor,
     aten.split_with_sizes.default,
@@ -82,7 +84,8 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             with module.graph.inserting_after(source):
                 fused = module.graph.call_function(limit.target, (source, *limit.args[1:]), limit.kwargs)
             fused.meta["val"] = source.meta["val"]
-            source.replace_all_uses_with(fused, delete_user_cb=lambda user, fused=fused: user is not fused)
+            source.replace_all_uses_with(fused)
+            fused.args = (source, *limit.args[1:])
         substitute(limit, cast("Node", limit.args[0]))
         count += 1
     return Outcome(count)

@@ -4,6 +4,7 @@ Before: x -> mul(g) -> conv2d(W, b) -> z               After: x -> conv2d(W g, b
         x -> add(t) -> conv2d(W, b, no padding) -> z          x -> conv2d(W, b + W t) -> z
         x -> conv2d(W, b) -> mul(g) -> add(t) -> z            x -> conv2d(W g, b g + t) -> z
         cat(conv2d, y) -> mul(g) -> add(t) -> z               cat(conv2d -> mul -> add, y -> mul -> add) -> z
+        conv2d -> bilinear resizing -> mul(g) -> add(t) -> z  conv2d -> mul -> add -> bilinear resizing -> z
         x -> mul(g > 0) -> max_pool2d -> z                    x -> max_pool2d -> mul(g) -> z
         x -> add(t) -> max_pool2d -> z                        x -> max_pool2d -> add(t) -> z
         x -> mul(g) -> avg_pool2d -> z                        x -> avg_pool2d -> mul(g) -> z
@@ -11,12 +12,14 @@ Before: x -> mul(g) -> conv2d(W, b) -> z               After: x -> conv2d(W g, b
         x -> mul(g) -> add(t) -> conv2d(padding) -> z         x -> add(t / g) -> conv2d(W g) -> z
 
 So ENet's picture goes as it is into its first convolution and its first pooling, and the normalization behind their
-concatenation is in the former's weights and three channels' gain and offset behind the latter.
+concatenation is in the former's weights and three channels' gain and offset behind the latter. EdgeNets' pyramids of
+convolutions, resized and pooled to one size and concatenated, have theirs in the weights of all of them: averages over
+windows without padding, adaptive ones and bilinear resizing keep a constant what it is, and what is linear keeps gains.
 
 Preconditions: constants of one number or one per channel, weights that are constants; whatever reads a gain or an
-offset can take it (else it stays: it would be computed anyway), and a pooling gets smaller than its input. A gain under
-a maximum must be positive. A gain below ``forms.smallest_gain`` goes into no weights: halves of weights divided by 255
-would be subnormal, which phones flush to zero.
+offset can take it (else it stays: it would be computed anyway), a pooling gets smaller than its input, and convolutions
+make half or more of what is concatenated. A gain under a maximum must be positive. A gain below ``forms.smallest_gain``
+goes into no weights: halves of weights divided by 255 would be subnormal, which phones flush to zero.
 
 Exactness: past a maximum bit-exact (rounding is monotone); else the products are made in float64 and rounded once, and
 sums are taken in another order: a few units in the last place of their largest term (tests hold 1e-5 of the largest
@@ -42,7 +45,7 @@ from mobileseg.converters.passes.base import (
     substitute,
     value,
 )
-from mobileseg.converters.passes.fold_batch_norm import fold
+from mobileseg.converters.passes.fold_batch_norm import CONVOLUTIONS, fold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +54,8 @@ if TYPE_CHECKING:
     from mobileseg.converters.forms import Forms
 
 _GAIN, _OFFSET = aten.mul.Tensor, aten.add.Tensor
-_CONVOLUTIONS = (aten.conv2d.default, aten.conv_transpose2d.input)
+_POOLING = aten.avg_pool2d.default
+_AVERAGING = (aten.upsample_bilinear2d.vec, aten.adaptive_avg_pool2d.default, aten.upsample_nearest2d.vec)
 
 
 def per_channel(module: GraphModule, node: Node) -> tuple[Node, Tensor] | None:
@@ -80,12 +84,26 @@ def _with(module: GraphModule, before: Node, operator: Any, x: Node, number: Ten
 # Forwards: what stands before the gain or offset takes it.
 
 
+def _source(node: Node) -> Node:
+    """What stands before operators that read one plane and make weighted averages of its numbers, and nothing else
+    reads what lies between."""
+    while len(node.users) == 1 and (is_call(node, *_AVERAGING) or (is_call(node, _POOLING) and _is_unpadded(node))):
+        node = cast("Node", node.args[0])
+    return node
+
+
+def _is_unpadded(pooling: Node) -> bool:
+    a = arguments_of(pooling)
+    return pair(a["padding"]) == (0, 0) and not a["ceil_mode"] and a["divisor_override"] is None
+
+
 def _into_convolution(module: GraphModule, node: Node, x: Node, number: Tensor, _: Forms) -> bool:
-    if not is_call(x, *_CONVOLUTIONS) or len(x.users) > 1:
+    convolution = _source(x)
+    if not is_call(convolution, *CONVOLUTIONS) or len(convolution.users) > 1:
         return False
     one, none = torch.ones_like(number), torch.zeros_like(number)
     is_gain = is_call(node, _GAIN)
-    if not fold(module, x, number if is_gain else one, none if is_gain else number):
+    if not fold(module, convolution, number if is_gain else one, none if is_gain else number):
         return False
     substitute(node, x)
     return True
@@ -95,8 +113,9 @@ def _into_parts(module: GraphModule, node: Node, x: Node, number: Tensor, _: For
     if not is_call(x, aten.cat.default) or len(x.users) > 1 or arguments_of(x)["dim"] % 4 != 1:
         return False
     parts = cast("list[Node]", x.args[0])
-    foldable = [p for p in parts if is_call(p, *_CONVOLUTIONS) and len(p.users) == 1 and parts.count(p) == 1]
-    if not foldable:
+    sources = [(part, _source(part)) for part in parts]
+    foldable = sum(value(part).shape[1] for part, s in sources if is_call(s, *CONVOLUTIONS) and len(s.users) == 1)
+    if 2 * foldable < number.numel() or len(set(parts)) < len(parts):
         return False
     shares = number.split([value(p).shape[1] for p in parts])
     moved = [_with(module, x, node.target, part, share) for part, share in zip(parts, shares, strict=True)]
@@ -137,10 +156,8 @@ def _takes(module: GraphModule, user: Node, source: Node, number: Tensor, is_gai
         return float(number.abs().min()) >= forms.smallest_gain if is_gain else pair(a["padding"]) == (0, 0)
     if is_call(user, aten.max_pool2d.default):
         return _is_smaller(user) and (not is_gain or bool((number > 0).all()))
-    if is_call(user, aten.avg_pool2d.default):
-        a = arguments_of(user)
-        unpadded = pair(a["padding"]) == (0, 0) and not a["ceil_mode"] and a["divisor_override"] is None
-        return _is_smaller(user) and (is_gain or unpadded)
+    if is_call(user, _POOLING):
+        return _is_smaller(user) and (is_gain or _is_unpadded(user))
     return False
 
 

@@ -51,7 +51,7 @@ def _rank_5(x: Tensor, groups: int) -> Tensor:
 FORMS = {"channels_last": _channels_last, "channels_first": _channels_first, "rank_5": _rank_5}
 
 
-def _shuffle_ending_at(last: Node) -> tuple[Node, int] | None:
+def shuffle_ending_at(last: Node) -> tuple[Node, int] | None:
     """The input and the number of groups of the shuffle whose last node this is."""
     if is_call(last, aten.channel_shuffle.default, aten.native_channel_shuffle.default) and value(last).ndim == 4:
         return cast("Node", last.args[0]), cast("int", last.args[1])
@@ -86,7 +86,7 @@ def _shuffle_ending_at(last: Node) -> tuple[Node, int] | None:
 def _apply(module: GraphModule, forms: Forms) -> Outcome:
     count = 0
     for node in list(module.graph.nodes):
-        found = _shuffle_ending_at(node)
+        found = shuffle_ending_at(node)
         if found is None:
             continue
         x, groups = found

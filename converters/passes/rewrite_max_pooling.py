@@ -37,7 +37,8 @@ def _repeated(x: Tensor, axis: int, before: int, behind: int) -> Tensor:
 def _pooled(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], margins: list[tuple[int, int]]) -> Tensor:
     for axis, (before, behind) in zip((-2, -1), margins, strict=True):
         x = _repeated(x, axis, before, behind)
-    return aten.max_pool2d.default(x, kernel, stride)
+    pooled: Tensor = aten.max_pool2d.default(x, kernel, stride)
+    return pooled
 
 
 def _apply(module: GraphModule, forms: Forms) -> Outcome:

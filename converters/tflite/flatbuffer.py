@@ -5,8 +5,9 @@ Schema: https://ai.google.dev/edge/litert/conversion/tensorflow/model_schema (te
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,40 @@ def count_from_corners(model: Any) -> None:
         for operator in graph.operators:
             if operator.builtinOptionsType == schema.BuiltinOptions.ResizeNearestNeighborOptions:
                 operator.builtinOptions.halfPixelCenters = False
+
+
+def unshare_paddings(model: Any) -> None:
+    """Give each convolution that reads a PAD one of its own.
+
+    XNNPACK lets a convolution pad its own input where nothing else reads the padded tensor; one PAD of the picture that
+    two convolutions read takes 1.3 ms of ESPNetV2's 11.6 at 256x512, and two of them nothing.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    builtin = schema.BuiltinOperator
+    pads = _codes(model, (builtin.PAD,))
+    convolutions = _codes(model, (builtin.CONV_2D, builtin.DEPTHWISE_CONV_2D))
+    for graph in model.subgraphs:
+        makers = {int(o.outputs[0]): o for o in graph.operators if o.opcodeIndex in pads}
+        readers = {tensor: [o for o in graph.operators if tensor in o.inputs] for tensor in makers}
+        ordered = []
+        for operator in graph.operators:
+            padded = int(operator.inputs[0]) if operator.opcodeIndex in convolutions else -1
+            if padded in makers and len(readers[padded]) > 1 and padded not in graph.outputs:
+                readers[padded].remove(operator)
+                tensor, own = copy.copy(graph.tensors[padded]), copy.copy(makers[padded])
+                tensor.name = tensor.name + f"_{len(graph.tensors)}".encode()
+                own.outputs = [len(graph.tensors)]
+                operator.inputs = [len(graph.tensors), *operator.inputs[1:]]
+                graph.tensors.append(tensor)
+                ordered.append(own)
+            ordered.append(operator)
+        graph.operators = ordered
+
+
+def _codes(model: Any, builtins: Sequence[int]) -> set[int]:
+    """The indices of these builtin operators' codes."""
+    return {i for i, c in enumerate(model.operatorCodes) if max(c.builtinCode, c.deprecatedBuiltinCode) in builtins}
 
 
 def operator_code(model: Any, builtin: int) -> int:

@@ -54,7 +54,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     module.recompile()
     (picture,) = rewritten.example_inputs
     wrapped = _ChannelsLast(module, OUTPUT_NAMES[lowering.head])
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), lowerings.padding_channels_last():
         warnings.simplefilter("ignore")
         logging.getLogger("absl").setLevel(logging.ERROR)
         sample = {"picture": picture.permute(0, 2, 3, 1).contiguous()}
@@ -65,6 +65,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
             raise cannot_convert("litert-torch", error) from error
     model = flatbuffer.read(converted.model_content())
     flatbuffer.count_from_corners(model)
+    flatbuffer.unshare_paddings(model)
     if lowering.precision == "fp16":
         half.halve_weights(model)
     flatbuffer.embed(model, lowering.metadata)

@@ -7,13 +7,14 @@ converter turns a custom call named ``tfl.*`` into it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from mobileseg.converters.passes.base import arguments_of, aten, is_call, replace
+from mobileseg.converters.passes.base import arguments_of, aten, is_call, pair, replace
 from mobileseg.converters.passes.blocks import DEPTH_TO_SPACE, SPACE_TO_DEPTH
 
 if TYPE_CHECKING:
@@ -33,16 +34,54 @@ def _(x: Tensor, slopes: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
+@torch.library.custom_op(f"{NAMESPACE}::pool", mutates_args=())
+def pool(x: Tensor, kind: str, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """The ``"max"`` or ``"average"`` of x (N, H, W, C) in windows without padding."""
+    pooling = torch.max_pool2d if kind == "max" else torch.nn.functional.avg_pool2d
+    return pooling(x.permute(0, 3, 1, 2), list(kernel), list(stride)).permute(0, 2, 3, 1).contiguous()
+
+
+@pool.register_fake
+def _(x: Tensor, kind: str, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    n, h, w, c = x.shape
+    return x.new_empty((n, (h - kernel[0]) // stride[0] + 1, (w - kernel[1]) // stride[1] + 1, c))
+
+
+def _pool_channels_last(kind: str, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    operator = getattr(torch.ops, NAMESPACE).pool.default
+    result: Tensor = operator(x.permute(0, 2, 3, 1), kind, kernel, stride).permute(0, 3, 1, 2)
+    return result
+
+
+def _plain_pool(node: Node) -> tuple[str, tuple[int, int], tuple[int, int]] | None:
+    """Kind, kernel and stride of a pooling that TFLite's own operator computes without padding."""
+    if not is_call(node, aten.max_pool2d.default, aten.avg_pool2d.default) or node.meta["val"].ndim != 4:
+        return None
+    a = arguments_of(node)
+    kernel, padding, dilation = pair(a["kernel_size"]), pair(a["padding"]), pair(a.get("dilation", 1))
+    stride = pair(a["stride"]) if a["stride"] else kernel
+    size = zip(a["self"].meta["val"].shape[-2:], kernel, stride, node.meta["val"].shape[-2:], strict=True)
+    fits = all((n - k) // s + 1 == out for n, k, s, out in size)
+    if padding != (0, 0) or dilation != (1, 1) or not fits or a.get("divisor_override") is not None:
+        return None
+    return ("max" if is_call(node, aten.max_pool2d.default) else "average"), kernel, stride
+
+
 def _prelu_channels_last(x: Tensor, slopes: Tensor) -> Tensor:
     operator = getattr(torch.ops, NAMESPACE).prelu.default
     result: Tensor = operator(x.permute(0, 2, 3, 1), slopes.reshape(1, 1, -1)).permute(0, 3, 1, 2)
     return result
 
 
-def _pad_channels_last(x: Tensor, margins: Sequence[int], fill: float) -> Tensor:
-    left, right, top, bottom, front, back = (*margins, *(0,) * (6 - len(margins)))
-    padded = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (front, back, left, right, top, bottom), value=fill)
-    return padded.permute(0, 3, 1, 2)
+def _pad_channels_last(node: Node) -> None:
+    """Of a ``constant_pad_nd`` that litert-torch moves into channels-last order: its margins in that order.
+
+    Without it litert-torch puts transpositions around the padding, which TensorFlow's converter then moves behind the
+    operators that follow: a residual network with ReLU is left with one for each addition.
+    """
+    x, margins, *fill = cast("tuple[Node, list[int], float]", node.args)
+    left, right, top, bottom, front, back, *batch = (*margins, *(0,) * (8 - len(margins)))
+    node.args = (x, [front, back, left, right, top, bottom, *batch], *fill)
 
 
 def _repeated(x: Tensor, times: Sequence[int]) -> Tensor:
@@ -54,19 +93,18 @@ def _repeated(x: Tensor, times: Sequence[int]) -> Tensor:
 def keep_builtins(module: GraphModule) -> None:
     """Exchange the operators that litert-torch would take apart, or put between layout changes, for ours."""
     for node in list(module.graph.nodes):
-        if is_call(node, aten.prelu.default) and node.meta["val"].ndim == 4:
+        plain = _plain_pool(node)
+        if plain is not None:
+            replace(
+                node, lambda x, plain=plain: _pool_channels_last(plain[0], x, *plain[1:]), cast("Node", node.args[0])
+            )
+        elif is_call(node, aten.prelu.default) and node.meta["val"].ndim == 4:
             replace(node, _prelu_channels_last, *cast("tuple[Node, Node]", node.args))
         elif is_call(node, aten.argmax.default) and node.meta["val"].ndim == 3 and node.args[1:] == (1,):
             replace(node, lambda x: torch.argmax(x.permute(0, 2, 3, 1), dim=3), cast("Node", node.args[0]))
         elif is_call(node, aten.repeat.default) and len(node.args[1]) == cast("Node", node.args[0]).meta["val"].ndim:
             # litert-torch brings x into another order, and leaves the numbers of copies in this one.
             replace(node, lambda x, n=node.args[1]: _repeated(x, n), cast("Node", node.args[0]))
-        elif is_call(node, aten.pad.default) and node.meta["val"].ndim == 4:
-            # (constant_pad_nd is what the passes write on tensors that are channels-last already.)
-            a = arguments_of(node)
-            margins, fill = a["pad"], float(a.get("value") or 0.0)
-            if a.get("mode", "constant") == "constant" and len(margins) <= 6:
-                replace(node, lambda x, m=margins, v=fill: _pad_channels_last(x, m, v), cast("Node", node.args[0]))
 
 
 @functools.cache
@@ -97,6 +135,25 @@ def register() -> None:
     def lower_space_to_depth(context: Any, x: Any, block: int) -> Any:
         return builtin(context, "tfl.space_to_depth", [x], block_size(block))
 
+    def lower_pool(context: Any, x: Any, kind: str, kernel: Sequence[int], stride: Sequence[int]) -> Any:
+        sizes = {"filter_height": kernel[0], "filter_width": kernel[1], "stride_h": stride[0], "stride_w": stride[1]}
+        options = {name: ir.IntegerAttr.get(ir.IntegerType.get_signless(32), size) for name, size in sizes.items()}
+        words = {"padding": ir.StringAttr.get("VALID"), "fused_activation_function": ir.StringAttr.get("NONE")}
+        return builtin(context, f"tfl.{kind}_pool_2d", [x], options | words)
+
     registry.lower(getattr(torch.ops, NAMESPACE).prelu.default)(lower_prelu)
+    registry.lower(getattr(torch.ops, NAMESPACE).pool.default)(lower_pool)
     registry.lower(DEPTH_TO_SPACE)(lower_depth_to_space)
     registry.lower(SPACE_TO_DEPTH)(lower_space_to_depth)
+
+
+@contextmanager
+def padding_channels_last() -> Iterator[None]:
+    """While it lasts, litert-torch moves paddings into channels-last order, too."""
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
+
+    rewriters[aten.constant_pad_nd.default] = _pad_channels_last
+    try:
+        yield
+    finally:
+        del rewriters[aten.constant_pad_nd.default]

@@ -40,7 +40,35 @@ def test_an_onnx_file(run: Any, converted: Any) -> None:
     assert "not_run" in graph["delegation"]
     assert told["inputs"][0]["shape"] == [1, 3, 64, 64]
     assert told["metadata"]["architecture"] == "erfnet"
-    assert "Conv" in run("inspect", path).out
+
+
+def test_where_an_artifact_is_slow(run: Any, converted: Any) -> None:
+    path = converted[1] / "small.fp32.onnx"
+    told = run("inspect", path, "--json").json
+    costs, operations = told["costs"], told["graph"]["operations"]
+    assert costs["macs"] == sum(operation["macs"] for operation in operations) > 0
+    assert costs["unknown_macs"] == costs["unknown_bytes"] == {}
+    assert len(operations) == sum(row["count"] for row in costs["operators"])
+    assert len(costs["costliest"]) == 5
+    shares = [cost["share"] for cost in costs["costliest"]]
+    assert shares == sorted(shares, reverse=True)
+    assert "not_run" in costs["delegated"]
+    peak = told["graph"]["peak"]
+    assert peak["bytes"] >= max(operation["bytes_written"] for operation in operations)
+    assert isinstance(told["held_bytes"], int | dict)
+    shown = run("inspect", path).out
+    assert f"{peak['bytes'] / 1024:.0f} KiB alive at once, at operator {peak['operation']}" in shown
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "Time is estimated" in shown
+    rows = lines[lines.index("The costliest:") + 3 :]
+    first = operations[costs["costliest"][0]["operation"]]
+    assert rows[0].split()[:3] == [
+        str(costs["costliest"][0]["operation"]),
+        first["operator"],
+        "x".join(map(str, first["shape"])),
+    ]
+    assert first["name"][-20:] in rows[1]
 
 
 def test_a_file_that_does_not_load(run: Any) -> None:

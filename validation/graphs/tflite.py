@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mobileseg.errors import MissingExtraError
-from mobileseg.validation.graphs.base import Delegation, Graph, Layer, counted, largest_first
+from mobileseg.validation.graphs.base import ANY_SIZE, ONE_PICTURE, Delegation, Graph, Layer, counted, largest_first
+from mobileseg.validation.graphs.costs import Call, Key, Listing, Tensor, counted_costs
+from mobileseg.validation.graphs.rules import unknown
+from mobileseg.validation.graphs.rules.tflite import RULES
+from mobileseg.validation.graphs.xnnpack import reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DELEGATE = "DELEGATE"
 """What TFLite calls an operator that stands for all those a delegate took."""
@@ -29,21 +37,85 @@ def read(path: Path) -> Graph:
     model = schema.Model.GetRootAs(content, 0)
     constants = dict(_constants(model))
     plain = [d for d in details if d["op_name"] != DELEGATE]
+    listed, notes = listing(interpreter, model)
+    operations, peak = counted_costs(listed)
     return Graph(
         operators=counted(d["op_name"] for d in plain),
         weight_bytes=sum({buffer: size for buffer, size, _ in constants.values()}.values()),
         layers=largest_first(_layers(plain, constants, model.Subgraphs(0))),
         quantization=counted(kind for _, _, kind in constants.values()),
-        delegation=xnnpack_delegation(details),
+        delegation=replace(xnnpack_delegation(details), left=_left(interpreter)),
+        operations=operations,
+        peak=peak,
+        notes=notes,
     )
+
+
+def listing(interpreter: Any, model: Any) -> tuple[Listing, tuple[str, ...]]:
+    """The operators of an interpreter whose tensors are allocated, and what has to be said of them. ``model``: the
+    file, in the schema's classes."""
+    details = interpreter._get_ops_details()
+    taken = {index for partition in partitions(details) for index in partition}
+    tensors, notes = _tensors(interpreter, model)
+    listed = Listing(
+        calls=tuple(
+            Call(
+                operator=operator["op_name"],
+                name=model.Subgraphs(0).Tensors(int(operator["outputs"][0])).Name().decode(errors="replace")
+                if len(operator["outputs"])
+                else operator["op_name"],
+                rule=RULES.get(operator["op_name"], unknown),
+                inputs={place: int(tensor) for place, tensor in enumerate(operator["inputs"]) if tensor >= 0},
+                outputs=tuple(map(int, operator["outputs"])),
+                delegated=operator["index"] in taken,
+            )
+            for operator in details
+            if operator["op_name"] != DELEGATE
+        ),
+        tensors=tensors,
+        inputs=tuple(int(d["index"]) for d in interpreter.get_input_details()),
+        outputs=tuple(int(d["index"]) for d in interpreter.get_output_details()),
+    )
+    return listed, notes
+
+
+def _tensors(interpreter: Any, model: Any) -> tuple[dict[Key, Tensor], tuple[str, ...]]:
+    """Of the first subgraph. A length that the file leaves open is one, where it is the number of pictures."""
+    known = {int(d["index"]): d for d in interpreter.get_tensor_details()}
+    free = {axis for d in interpreter.get_input_details() for axis in np.flatnonzero(_open(d))}
+    sized = free <= {0}
+    stored = dict(_constants(model))
+    types, graph = _types(), model.Subgraphs(0)
+
+    def tensor(index: int) -> Tensor:
+        dtype = types.get(graph.Tensors(index).Type(), "")
+        size = stored[index][1] if index in stored else None
+        if index not in known:
+            return Tensor(None, dtype, size)
+        details = known[index]
+        lengths = zip(details["shape"], _open(details), strict=True)
+        shape = tuple(None if is_open and not (sized and free) else int(n) for n, is_open in lengths)
+        return Tensor(shape, dtype, size)
+
+    notes = (ONE_PICTURE,) if free == {0} else (ANY_SIZE,) if free else ()
+    return {index: tensor(index) for index in range(graph.TensorsLength())}, notes
+
+
+def _open(details: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which lengths of a tensor the file leaves open."""
+    shape, signature = details["shape"], details["shape_signature"]
+    return np.asarray(signature if len(signature) == len(shape) else shape) < 0
+
+
+def _types() -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
 
 
 def _constants(model: Any) -> Iterator[tuple[int, tuple[int, int, str]]]:
     """Index of each constant tensor of the first subgraph: its buffer, that buffer's bytes, how it is stored."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    types = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
-    graph = model.Subgraphs(0)
+    types, graph = _types(), model.Subgraphs(0)
     for index in range(graph.TensorsLength()):
         tensor = graph.Tensors(index)
         size = model.Buffers(tensor.Buffer()).DataLength()
@@ -75,6 +147,19 @@ def xnnpack_delegation(details: Sequence[Mapping[str, Any]]) -> Delegation:
     taken = {index for partition in found for index in partition}
     names = {d["index"]: d["op_name"] for d in details}
     return Delegation("XNNPACK", counted(names[index] for index in taken), len(found))
+
+
+def _left(interpreter: Any) -> dict[str, str]:
+    """Why XNNPACK leaves operators, by their name: the different reasons of one name together."""
+    details = interpreter._get_ops_details()
+    taken = {index for partition in partitions(details) for index in partition}
+    tensors = {int(d["index"]): d for d in interpreter.get_tensor_details()}
+    found: dict[str, dict[str, None]] = {}
+    for operator in details:
+        if operator["op_name"] != DELEGATE and operator["index"] not in taken:
+            sides = ([tensors[int(i)] for i in operator[s] if int(i) in tensors] for s in ("inputs", "outputs"))
+            found.setdefault(operator["op_name"], {})[reason(operator["op_name"], *sides)] = None
+    return {name: "; ".join(reasons) for name, reasons in found.items()}
 
 
 def partitions(details: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, ...], ...]:

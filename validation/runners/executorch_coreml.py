@@ -5,7 +5,9 @@ The delegate's payload is a folder, flattened, with the ``.mlpackage`` in it (`e
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,19 +37,15 @@ def open_package(path: Path, content: bytes, method: str, dtype: str, placement:
     payload = _payload(content, method)
     if payload is None:
         return None
-    from executorch.backends.apple.coreml import executorchcoreml
-
     from mobileseg.validation.coreml import load
 
-    with tempfile.TemporaryDirectory() as folder:
-        unpacked = executorchcoreml.unflatten_directory_contents(payload, folder)
-        packages = list(Path(folder).glob(_PACKAGE)) if unpacked else []
-        if len(packages) != 1:
+    with unpacked(payload) as package:
+        if package is None:
             raise UsageError(
                 f"'{path}' does not load as an ExecuTorch file: it holds no Core ML package. Convert it again."
             )
         try:
-            opened = by_reference(load(packages[0]), placement)
+            opened = by_reference(load(package), placement)
         except MissingExtraError:
             return None
 
@@ -55,6 +53,19 @@ def open_package(path: Path, content: bytes, method: str, dtype: str, placement:
         return opened.invoke(tensor).astype(np.dtype(dtype))
 
     return replace(opened, invoke=invoke, notes=(NOTE, *opened.notes))
+
+
+@contextlib.contextmanager
+def unpacked(payload: bytes) -> Iterator[Path | None]:
+    """The package in a payload, as a folder that is there inside the ``with``; None where there is none."""
+    from executorch.backends.apple.coreml import executorchcoreml
+
+    with tempfile.TemporaryDirectory() as folder:
+        # What it says of bytes that are no folder.
+        with contextlib.suppress(RuntimeError):
+            executorchcoreml.unflatten_directory_contents(payload, folder)
+        packages = list(Path(folder).glob(_PACKAGE))
+        yield packages[0] if len(packages) == 1 else None
 
 
 def _payload(content: bytes, method: str) -> bytes | None:

@@ -15,11 +15,10 @@ from typing import Any
 
 from mobileseg.errors import UnavailableError
 from mobileseg.types import NotRun, Placement
-from mobileseg.validation.graphs.executorch import delegation_record, deserialized, plan_named
+from mobileseg.validation.graphs.executorch import delegation_record, deserialized, plan_named, weight_names
 from mobileseg.validation.runners.executorch import FORWARD, captured_stderr, open_runner
 from mobileseg.validation.timings.assignment import CLAMP, assigned
 from mobileseg.validation.timings.base import OperatorTime, Timed, Turns, in_turn, median_ms, noise
-from mobileseg.validation.traces.executorch import weight_names
 from mobileseg.validation.traces.program import Operator, Program, all_operators, dissect
 
 _CONVOLUTIONS = {"Convolution", "Fully Connected"}
@@ -140,7 +139,7 @@ def _timed(
     program: Program, record: Mapping[str, Any], rows: Sequence[Mapping[int, list[Called]]]
 ) -> Iterator[OperatorTime]:
     found = list(all_operators(program))
-    weights = weight_names(found, record)
+    weights = weight_names([(operator.kind, operator.inside) for operator in found], record)
     names = [f"{weights[n]} ({operator.name})" if n in weights else operator.name for n, operator in enumerate(found)]
     # In the file a kernel has another overload's name: aten.argmax.default is aten.argmax.
     left = {name.rpartition(".")[0]: why for name, why in record.get("left", {}).items()}

@@ -14,7 +14,7 @@ import numpy as np
 
 from mobileseg.errors import MobilesegError
 from mobileseg.types import Placement, TensorSpec
-from mobileseg.validation.graphs.executorch import delegation_record, deserialized, plan_named
+from mobileseg.validation.graphs.executorch import delegation_record, deserialized, plan_named, weight_names
 from mobileseg.validation.runners.executorch import FORWARD, captured_stderr, open_runner
 from mobileseg.validation.traces.base import Kept, Step, Trace
 from mobileseg.validation.traces.program import Operator, Place, Program, dissect, handing_out, operators, quantization
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BYTES_AT_ONCE = 64 << 20
-_CONVOLUTIONS = ("Conv2d", "DepthwiseConv2d", "ConvTranspose2d", "aten.convolution")
-_CONVOLUTION = "aten.convolution.default"
 
 
 def trace(path: Path, tensor: NDArray[Any], folder: Path) -> Trace:
@@ -71,19 +69,10 @@ def _key(place: Place) -> str:
 
 
 def _steps(found: Sequence[Operator], record: Mapping[str, Any]) -> Iterator[Step]:
-    weights = weight_names(found, record)
+    weights = weight_names([(operator.kind, operator.inside) for operator in found], record)
     for index, operator in enumerate(found):
         name = f"{weights[index]} ({operator.name})" if index in weights else operator.name
         yield Step(index, operator.kind, name, tuple(map(_key, operator.inputs)), tuple(map(_key, operator.outputs)))
-
-
-def weight_names(found: Sequence[Operator], record: Mapping[str, Any]) -> dict[int, str]:
-    """The network's name of each convolution's weights, by the operator's number, where the file's own record has as
-    many convolutions: those of the delegate's calls come first there, and each in the order of execution."""
-    named = [name for name, kind, *_ in record.get("layers", ()) if kind == _CONVOLUTION]
-    numbers = [n for n, operator in enumerate(found) if operator.kind.removesuffix("+Clamp") in _CONVOLUTIONS]
-    numbers.sort(key=lambda n: not found[n].inside)
-    return dict(zip(numbers, named, strict=True)) if len(numbers) == len(named) else {}
 
 
 def _parts(program: Program, places: Sequence[Place]) -> Iterator[list[Place]]:

@@ -19,6 +19,9 @@ from mobileseg.validation.traces import xnnpack
 Place = int | tuple[int, int]
 """Where a value is: in the program's table of values; or in a call of XNNPACK (its position), by the key there."""
 
+Accesses = tuple[tuple[int, ...], tuple[int, ...]]
+"""The tensors that an instruction reads, and those that it writes."""
+
 _VIEW = "executorch_prim::et_view"
 # ExecuTorch's numbers of element types -> bytes; all others have at most as many as the widest.
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 4, 4: 8, 5: 2, 6: 4, 7: 8, 11: 1, 15: 2}
@@ -42,12 +45,14 @@ class Operator:
 @dataclass(frozen=True)
 class Program:
     """A method of a file. ``calls``: its instructions; ``networks``: of those that call XNNPACK, by position.
-    ``given``: what instructions write; ``roots``: whose memory a value shares, where it is another's."""
+    ``accesses``: the tensors that each instruction reads, and those that it writes. ``given``: what instructions write;
+    ``roots``: whose memory a value shares, where it is another's."""
 
     file: Any
     plan: Any
     calls: tuple[Any, ...]
     networks: Mapping[int, xnnpack.Network]
+    accesses: tuple[Accesses, ...]
     given: frozenset[int]
     roots: Mapping[int, int]
 
@@ -74,7 +79,7 @@ def dissect(file: Any, plan: Any) -> Program:
     Raises `UnavailableError` for a delegate that is not XNNPACK, for branches, and as `xnnpack.read` does.
     """
     calls = tuple(instruction.instr_args for chain in plan.chains for instruction in chain.instructions)
-    branch = next((call for call in calls if not _is_kernel(call) and not _is_delegate(call)), None)
+    branch = next((call for call in calls if not is_kernel(call) and not is_delegate(call)), None)
     if branch is not None:
         raise UnavailableError(
             f"The file's operators run in an order that its values decide ({type(branch).__name__}), and cannot be "
@@ -87,10 +92,28 @@ def dissect(file: Any, plan: Any) -> Program:
             f"The file's operators cannot be looked into: {names} runs them as one and hands out nothing between. "
             "Convert with --delegate xnnpack or --delegate portable."
         )
-    networks = {i: xnnpack.read(_payload(file, plan, call)) for i, call in enumerate(calls) if _is_delegate(call)}
-    accesses = [_accesses(plan, call, networks.get(i)) for i, call in enumerate(calls)]
+    networks = {i: xnnpack.read(payload(file, plan, call)) for i, call in enumerate(calls) if is_delegate(call)}
+    return laid_out(file, plan, networks, {})
+
+
+def laid_out(file: Any, plan: Any, networks: Mapping[int, xnnpack.Network], reading: Mapping[int, int]) -> Program:
+    """Any method. ``reading``: of a delegate's call that is not among ``networks``, how many arguments it reads, before
+    those that it gives; of one that is in neither, these are the tensors that are there before it. An instruction that
+    decides which is next reads and gives nothing."""
+    calls = tuple(instruction.instr_args for chain in plan.chains for instruction in chain.instructions)
+    known = {*plan.inputs, *(index for index, value in enumerate(plan.values) if is_constant(value.val))}
+    accesses = []
+    for position, call in enumerate(calls):
+        if position in networks or not is_delegate(call):
+            reads, writes = _accesses(plan, call, networks.get(position))
+        else:
+            arguments = tensors(plan, call.args)
+            count = reading.get(position, sum(index in known for index in arguments))
+            reads, writes = arguments[:count], arguments[count:]
+        accesses.append((reads, writes))
+        known.update(writes)
     given = frozenset(index for _, writes in accesses for index in writes)
-    return Program(file, plan, calls, networks, given, _roots(plan, calls, accesses, given))
+    return Program(file, plan, calls, networks, tuple(accesses), given, _roots(plan, calls, accesses, given))
 
 
 def operators(program: Program) -> Iterator[Operator]:
@@ -118,9 +141,9 @@ def all_operators(program: Program) -> Iterator[Operator]:
     several = len(program.networks) > 1
     for position, call in enumerate(program.calls):
         if position not in program.networks:
-            reads, writes = _accesses(program.plan, call, None)
+            reads, writes = program.accesses[position]
             yield Operator(
-                kind=_kernel_name(program.plan, call).replace("::", "."),
+                kind=kernel_name(program.plan, call).replace("::", "."),
                 name=f"instruction {position}",
                 inputs=tuple(map(program.named, reads)),
                 outputs=writes,
@@ -187,8 +210,8 @@ def _let_calls_hand_out(program: Program, changed: Any, inside: Mapping[int, Map
     plan.delegates, calls = [], list(program.calls)
     for position, handed in inside.items():
         old, number = program.calls[position], len(plan.delegates)
-        payload = xnnpack.handing_out(_payload(program.file, program.plan, old), list(handed))
-        changed.backend_delegate_data.append(schema.BackendDelegateInlineData(data=payload))
+        data = xnnpack.handing_out(payload(program.file, program.plan, old), list(handed))
+        changed.backend_delegate_data.append(schema.BackendDelegateInlineData(data=data))
         reference = schema.BackendDelegateDataReference(location=schema.DataLocation.INLINE, index=number)
         plan.delegates.append(replace(program.plan.delegates[old.delegate_index], processed=reference))
         calls[position] = schema.DelegateCall(delegate_index=number, args=[*old.args, *handed.values()])
@@ -217,30 +240,41 @@ def _tensor(value: xnnpack.Value, where: Any) -> Any:
     )
 
 
-def _is_kernel(call: Any) -> bool:
+def is_kernel(call: Any) -> bool:
+    """Whether an instruction runs one of ExecuTorch's own kernels."""
     return hasattr(call, "op_index")
 
 
-def _is_delegate(call: Any) -> bool:
+def is_delegate(call: Any) -> bool:
+    """Whether an instruction calls a delegate."""
     return hasattr(call, "delegate_index")
 
 
-def _kernel_name(plan: Any, call: Any) -> str:
+def kernel_name(plan: Any, call: Any) -> str:
+    """``aten::add``; without the overload."""
     return str(plan.operators[call.op_index].name)
 
 
-def _payload(file: Any, plan: Any, call: Any) -> bytes:
+def payload(file: Any, plan: Any, call: Any) -> bytes:
+    """What a delegate is handed, in its own format."""
     reference = plan.delegates[call.delegate_index].processed
     return bytes(file.program.backend_delegate_data[reference.index].data)
 
 
-def _accesses(plan: Any, call: Any, network: xnnpack.Network | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tensors that an instruction reads, and those that it writes."""
+def is_constant(value: Any) -> bool:
+    """Whether a value of the program's table is a tensor whose numbers are in the file."""
+    named = getattr(value, "extra_tensor_info", None)
+    return getattr(value, "data_buffer_idx", 0) > 0 or (named is not None and bool(named.fully_qualified_name))
+
+
+def _accesses(plan: Any, call: Any, network: xnnpack.Network | None) -> Accesses:
+    if network is None and not is_kernel(call):
+        return (), ()
     if network is None:
         # A kernel's last argument is what it returns, one tensor or a list. Before it stands where it is to write that,
         # but for one that writes over what it reads.
-        reads, writes = _tensors(plan, call.args[:-1]), _tensors(plan, call.args[-1:])
-        over = _kernel_name(plan, call).endswith("_")
+        reads, writes = tensors(plan, call.args[:-1]), tensors(plan, call.args[-1:])
+        over = kernel_name(plan, call).endswith("_")
         return tuple(index for index in reads if over or index not in writes), writes
     written = {key for node in network.nodes for key in node.outputs}
     external = {key: call.args[value.external] for key, value in network.values.items() if value.external is not None}
@@ -250,7 +284,8 @@ def _accesses(plan: Any, call: Any, network: xnnpack.Network | None) -> tuple[tu
     )
 
 
-def _tensors(plan: Any, indices: Sequence[int]) -> tuple[int, ...]:
+def tensors(plan: Any, indices: Sequence[int]) -> tuple[int, ...]:
+    """The tensors among values of the program's table, those in lists among them."""
     found: list[int] = []
     for index in indices:
         value = plan.values[index].val
@@ -264,7 +299,7 @@ def _tensors(plan: Any, indices: Sequence[int]) -> tuple[int, ...]:
 def _roots(
     plan: Any,
     calls: Sequence[Any],
-    accesses: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    accesses: Sequence[Accesses],
     given: frozenset[int],
 ) -> dict[int, int]:
     """ExecuTorch leaves out a reshaping whose memory is planned: its result lies where its input lies, and nothing
@@ -287,13 +322,13 @@ def _roots(
                 if root != index:
                     roots.setdefault(index, root)
 
-    note(_tensors(plan, plan.inputs))
+    note(tensors(plan, plan.inputs))
     for call, (reads, writes) in zip(calls, accesses, strict=True):
         find(reads)
-        if _is_kernel(call) and _kernel_name(plan, call) == _VIEW:
+        if is_kernel(call) and kernel_name(plan, call) == _VIEW:
             roots[writes[0]] = roots.get(reads[0], reads[0])
         note(writes)
-    find(_tensors(plan, plan.outputs))
+    find(tensors(plan, plan.outputs))
     return roots
 
 

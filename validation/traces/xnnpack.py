@@ -28,18 +28,23 @@ _NONE, _NO_HANDLE = 0xFFFFFFFF, 65535
 _EXTERNAL_OUTPUT = 2
 # XNNDatatype -> the element type in torch's words, for those that a tensor outside can have.
 _DTYPES = {1: "float32", 2: "float16", 3: "int8", 4: "uint8", 5: "int32", 12: "int32"}
+# The others: with scales of their own for each channel, row or block; packed.
+_STORED = {6: "int8", 7: "int32", 8: "int4", 9: "int8", 10: "int4", 11: "int8", 13: "float32", 14: "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Value:
     """A tensor. ``dtype``: None for what only XNNPACK itself can read (numbers that are quantized as they come, packed
-    ones). ``external``: its place among the call's arguments, None inside."""
+    ones). ``external``: its place among the call's arguments, None inside. ``constant``: whether its numbers are in the
+    file; ``stored``: the element type in which it is held, whoever can read it."""
 
     shape: tuple[int, ...]
     dtype: str | None
     scale: float | None
     zero_point: int | None
     external: int | None
+    constant: bool = False
+    stored: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,8 @@ def _value(union: Any) -> Value:
         scale=scale,
         zero_point=zero_point,
         external=None if tensor.externalId == _NONE else int(tensor.externalId),
+        constant=tensor.constantBufferIdx != 0,
+        stored=(_DTYPES | _STORED).get(tensor.datatype, ""),
     )
 
 

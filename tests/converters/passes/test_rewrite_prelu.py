@@ -47,15 +47,26 @@ def test_every_slope_in_every_form(exported: Any, lines: tuple[Forms, ...], case
     x = numbers()
     network = prelu(*slopes)
     program = exported(network, x)
-    assert {forms.prelu for forms in lines} == {"native", "maximum"}
+    assert {forms.prelu for forms in lines} == {"native", "maximum", "rows"}
     for forms in lines:
         rewritten = program.rewrite(PASS, forms)
-        operator = native if forms.prelu == "native" else maximum
+        of_rows = maximum if max(slopes) <= 1 else native
+        operator = {"native": native, "maximum": maximum, "rows": of_rows}[forms.prelu]
         assert rewritten.outcome.count == (operator != "prelu")
         assert rewritten.outcome.left == ()
         assert rewritten.operators[operator] == 1
         assert rewritten.operators["prelu"] == (operator == "prelu")
         assert torch.equal(rewritten(x), network(x))
+
+
+@pytest.mark.parametrize(("channels", "operators"), [(11, {"mul": 1, "maximum": 1}), (12, {"prelu": 1})])
+def test_rows_for_few_channels(
+    exported: Any, lines: tuple[Forms, ...], channels: int, operators: dict[str, int]
+) -> None:
+    network, x = prelu(*[i / 12 for i in range(channels)]), torch.randn(2, channels, 5, 7)
+    rewritten = exported(network, x).rewrite(PASS, replace(lines[0], prelu="rows"))
+    assert dict(rewritten.operators) == operators
+    assert torch.equal(rewritten(x), network(x))
 
 
 def test_slopes_on_both_sides_of_1_are_left_by_name(exported: Any, lines: tuple[Forms, ...]) -> None:
