@@ -16,8 +16,9 @@ class Forms:
 
     ``mask``: how "this element is not its window's maximum" becomes a number (`passes.rewrite_unpooling`). ``blocks``:
     how s x s blocks of pixels are taken apart and put together (`passes.blocks`). ``prelu``: a PReLU with one slope
-    per channel (`passes.rewrite_prelu`). ``transposed_convolution``: as it is, as a convolution and an interleaving, or
-    so only where its output padding exceeds its padding (`passes.rewrite_transposed_convolution`).
+    per channel (`passes.rewrite_prelu`). ``transposed_convolution``: as it is, as a convolution and an interleaving, as
+    one for each row of blocks, or as one only where its output padding exceeds its padding
+    (`passes.rewrite_transposed_convolution`).
     ``adaptive_pooling`` (of resizings, too), ``channel_shuffle``: in which memory order, or at which rank, the matrix
     products and the transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise
     convolution (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the
@@ -33,7 +34,7 @@ class Forms:
     mask: Literal["ceil", "sign", "scaled"]
     blocks: Literal["channels_last", "depth_to_space", "channels_first", "strided"]
     prelu: Literal["native", "maximum", "rows"]
-    transposed_convolution: Literal["native", "convolution", "native_if_cropped"]
+    transposed_convolution: Literal["native", "convolution", "rows", "native_if_cropped"]
     adaptive_pooling: Literal["channels_last", "channels_first", "linear"]
     channel_shuffle: Literal["channels_last", "channels_first", "rank_5"]
     average_pooling: Literal["native", "convolution"] = "native"
@@ -85,7 +86,7 @@ _XNNPACK = Forms(
     mask="ceil",
     blocks="channels_last",
     prelu="rows",
-    transposed_convolution="native",
+    transposed_convolution="rows",
     adaptive_pooling="linear",
     channel_shuffle="channels_last",
     average_pooling="convolution",

@@ -3,7 +3,8 @@
 A form works on tensors of its own order: ``enter`` brings (N, C, H, W) into it, ``leave`` back.
 
 ``split``: x with H, W divisible by the block -> phases[r][c]; its pixel (i, j) is x's pixel (i*sh + r, j*sw + c).
-``merge`` is its inverse; ``interleave`` merges phases that lie side by side as channels (sh*sw*C, rows outermost).
+``merge`` is its inverse; ``interleave`` merges phases that lie side by side as channels (sh*sw*C, rows outermost), and
+``stack`` the rows of blocks, sh tensors of sw*C channels.
 All are exact: they move numbers and compute none.
 
 depth_to_space  (N, H, W, C): TFLite's SPACE_TO_DEPTH and DEPTH_TO_SPACE, and a slice of channels for each phase: one
@@ -46,6 +47,7 @@ class BlockForm:
     split: Callable[[Tensor, Block], list[list[Tensor]]]
     merge: Callable[[Phases], Tensor]
     interleave: Callable[[Tensor, Block], Tensor]
+    stack: Callable[[Sequence[Tensor], int], Tensor]
 
     def size(self, x: Tensor) -> tuple[int, int]:
         """Height and width."""
@@ -72,10 +74,18 @@ def _split_channels_last(x: Tensor, block: Block) -> list[list[Tensor]]:
 
 
 def _merge_channels_last(phases: Phases) -> Tensor:
-    sh, sw = len(phases), len(phases[0])
-    n, h, w, c = phases[0][0].shape
-    lines = [torch.cat(list(row), dim=3) for row in phases]
-    return torch.cat(lines, dim=2).reshape(n, h * sh, w * sw, c)
+    return _stack_channels_last([torch.cat(list(row), dim=3) for row in phases], len(phases[0]))
+
+
+def _stack_channels_last(rows: Sequence[Tensor], width: int) -> Tensor:
+    n, h, w, c = rows[0].shape
+    return torch.cat(list(rows), dim=2).reshape(n, h * len(rows), w * width, c // width)
+
+
+def _interleave_channels_last(x: Tensor, block: Block) -> Tensor:
+    # Slices, for XNNPACK under ExecuTorch has no split.
+    run = x.shape[3] // block[0]
+    return _stack_channels_last([x[..., r * run : (r + 1) * run] for r in range(block[0])], block[1])
 
 
 @torch.library.custom_op("mobileseg::depth_to_space", mutates_args=())
@@ -129,7 +139,7 @@ def _merge_depth(phases: Phases) -> Tensor:
 
 def _interleave_depth(x: Tensor, block: Block) -> Tensor:
     if block[0] != block[1]:
-        return _interleave_by(_merge_channels_last, 3)(x, block)
+        return _interleave_channels_last(x, block)
     deep: Tensor = DEPTH_TO_SPACE(x, block[0])
     return deep
 
@@ -166,12 +176,16 @@ def _merge_strided(phases: Phases) -> Tensor:
     return torch.pixel_shuffle(stacked.transpose(1, 2).reshape(n, c * sh * sw, h, w), sh)
 
 
-def _interleave_by(merge: Callable[[Phases], Tensor], channels: int) -> Callable[[Tensor, Block], Tensor]:
+def _interleave_by(merge: Callable[[Phases], Tensor]) -> Callable[[Tensor, Block], Tensor]:
     def interleave(x: Tensor, block: Block) -> Tensor:
-        (sh, sw), phases = block, x.split(x.shape[channels] // (block[0] * block[1]), dim=channels)
+        (sh, sw), phases = block, x.split(x.shape[1] // (block[0] * block[1]), dim=1)
         return merge([phases[r * sw : (r + 1) * sw] for r in range(sh)])
 
     return interleave
+
+
+def _stack_by(interleave: Callable[[Tensor, Block], Tensor]) -> Callable[[Sequence[Tensor], int], Tensor]:
+    return lambda rows, width: interleave(torch.cat(list(rows), dim=1), (len(rows), width))
 
 
 def _same(x: Tensor) -> Tensor:
@@ -186,7 +200,8 @@ BLOCKS = {
         leave=lambda x: x.permute(0, 3, 1, 2),
         split=_split_channels_last,
         merge=_merge_channels_last,
-        interleave=_interleave_by(_merge_channels_last, 3),
+        interleave=_interleave_channels_last,
+        stack=_stack_channels_last,
     ),
     "depth_to_space": BlockForm(
         height=1,
@@ -196,6 +211,7 @@ BLOCKS = {
         split=_split_depth,
         merge=_merge_depth,
         interleave=_interleave_depth,
+        stack=_stack_channels_last,
     ),
     "channels_first": BlockForm(
         height=2,
@@ -204,7 +220,8 @@ BLOCKS = {
         leave=_same,
         split=_split_channels_first,
         merge=_merge_channels_first,
-        interleave=_interleave_by(_merge_channels_first, 1),
+        interleave=_interleave_by(_merge_channels_first),
+        stack=_stack_by(_interleave_by(_merge_channels_first)),
     ),
     "strided": BlockForm(
         height=2,
@@ -213,6 +230,7 @@ BLOCKS = {
         leave=_same,
         split=_split_strided,
         merge=_merge_strided,
-        interleave=_interleave_by(_merge_strided, 1),
+        interleave=_interleave_by(_merge_strided),
+        stack=_stack_by(_interleave_by(_merge_strided)),
     ),
 }

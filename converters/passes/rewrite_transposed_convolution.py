@@ -11,6 +11,9 @@ convolution, k3 s2 p1 op1 a 2x2 one.
 Groups and dilation are zeros in W, put there first. A kernel smaller than the stride is fine: a phase without taps is
 the bias.
 
+In form "rows" each row of phases has a convolution of its own, over the rows of x that it reads: k3 s2 p1 op1 becomes a
+1x2 and a 2x2 one, three quarters of the products. Their results are lines, which a concatenation puts in turn.
+
 Preconditions: constant weights.
 
 Exactness: the same products, summed in another order (tests hold 1e-6 of the largest output); a zero tap adds an exact
@@ -21,6 +24,7 @@ padding than padding is rewritten: coremltools refuses such layers or gives them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch.nn.functional as F
@@ -45,8 +49,12 @@ if TYPE_CHECKING:
 
     from mobileseg.converters.forms import Forms
 
+_PLANE = BLOCKS["channels_first"]
 
-def _taps(kernel: int, stride: int, padding: int) -> list[list[tuple[int, int]]]:
+Taps = list[list[tuple[int, int]]]
+
+
+def _taps(kernel: int, stride: int, padding: int) -> Taps:
     """For each phase of one axis, its taps as (index into the kernel, offset into x)."""
     return [
         [
@@ -57,12 +65,13 @@ def _taps(kernel: int, stride: int, padding: int) -> list[list[tuple[int, int]]]
     ]
 
 
-def _span(taps: list[list[tuple[int, int]]]) -> tuple[int, int]:
+def _span(taps: Taps) -> tuple[int, int]:
     offsets = [q for phase in taps for _, q in phase]
-    return min(offsets), max(offsets)
+    # Phases without taps are the bias, of a convolution with one tap of zeros.
+    return min(offsets, default=0), max(offsets, default=0)
 
 
-def phase_weights(weight: Tensor, rows: list[list[tuple[int, int]]], columns: list[list[tuple[int, int]]]) -> Tensor:
+def phase_weights(weight: Tensor, rows: Taps, columns: Taps) -> Tensor:
     """Weights (C_in, C_out, kh, kw) of the transposed convolution as those of the convolution (sh * sw * C_out, C_in,
     th, tw)."""
     c_in, c_out = weight.shape[:2]
@@ -85,6 +94,16 @@ def dense_weights(weight: Tensor, groups: int, dilation: tuple[int, int]) -> Ten
         own = slice(g * inputs, (g + 1) * inputs)
         dense[own, g * c_out : (g + 1) * c_out, ::dh, ::dw] = weight[own]
     return dense
+
+
+Frame = tuple[int, int, int, int]
+"""Top, left, height and width of what a convolution reads of a plane, and of zeros around it."""
+
+
+def _frame(rows: Taps, columns: Taps, needed: tuple[int, int]) -> Frame:
+    """What a convolution over these taps makes as many rows and columns of as are needed."""
+    (top, bottom), (left, right) = _span(rows), _span(columns)
+    return top, left, needed[0] + bottom - top, needed[1] + right - left
 
 
 def _refusal(module: GraphModule, a: dict[str, Any]) -> str | None:
@@ -118,25 +137,29 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         weight = dense_weights(cast("Tensor", constant(module, a["weight"])), a["groups"], pair(a["dilation"]))
         (sh, sw), (ph, pw) = pair(a["stride"]), pair(a["padding"])
         rows, columns = _taps(weight.shape[2], sh, ph), _taps(weight.shape[3], sw, pw)
-        (top, bottom), (left_, right) = _span(rows), _span(columns)
-        (n_h, n_w), (height, width) = value(x).shape[-2:], value(node).shape[-2:]
-        # The phases need ceil(size / stride) rows each; x is padded (or cropped, where the output ends early) to give
-        # just these.
-        need_h, need_w = -(-height // sh), -(-width // sw)
-        margins = (-left_, need_w + right - n_w, -top, need_h + bottom - n_h)
-        w = add_constant(module, node, f"{node.name}_weight", phase_weights(weight, rows, columns))
-        operands = [w] if bias is None else [w, add_constant(module, node, f"{node.name}_bias", bias.repeat(sh * sw))]
+        # All phases by one convolution, or those of each row.
+        parts = [[phase] for phase in rows] if forms.transposed_convolution == "rows" else [rows]
+        height, width = value(node).shape[-2:]
+        # The phases need ceil(size / stride) rows each.
+        needed = -(-height // sh), -(-width // sw)
+        frames = [_frame(part, columns, needed) for part in parts]
+        weights = [phase_weights(weight, part, columns) for part in parts]
+        operands = [add_constant(module, node, f"{node.name}_weight", w) for w in weights]
+        if bias is not None:
+            operands.append(add_constant(module, node, f"{node.name}_bias", bias.repeat(len(parts[0]) * sw)))
 
         def rewritten(
             x: Tensor,
-            weight: Tensor,
-            bias: Tensor | None = None,
-            margins: tuple[int, int, int, int] = margins,
+            *constants: Tensor,
+            frames: Sequence[Frame] = frames,
             stride: tuple[int, int] = (sh, sw),
             size: tuple[int, int] = (height, width),
         ) -> Tensor:
-            z = F.conv2d(F.pad(x, margins) if any(margins) else x, weight, bias)
-            return blocks.leave(blocks.cut(blocks.interleave(blocks.enter(z), stride), 0, 0, *size, fill=0.0))
+            weights, bias = constants[: len(frames)], (*constants[len(frames) :], None)[0]
+            read = [_PLANE.cut(x, *frame, fill=0.0) for frame in frames]
+            planes = [blocks.enter(F.conv2d(part, w, bias)) for part, w in zip(read, weights, strict=True)]
+            whole = blocks.interleave(planes[0], stride) if len(planes) == 1 else blocks.stack(planes, stride[1])
+            return blocks.leave(blocks.cut(whole, 0, 0, *size, fill=0.0))
 
         replace(node, rewritten, x, *operands)
         count += 1

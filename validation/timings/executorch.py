@@ -117,12 +117,17 @@ def _measured(content: bytes, picture: Any, runs: int) -> tuple[Turns, list[Mapp
         # Both are held: a program owns the bytes that its method reads.
         plain, traced = (Runtime.get().load_program(content, enable_etdump=traces) for traces in (False, True))
         plainly, tracing = plain.load_method(FORWARD), traced.load_method(FORWARD)
-        turns = in_turn(lambda: plainly.execute([tensor]), lambda: tracing.execute([tensor]), runs)
+        turns = in_turn(lambda: _execute(plainly, tensor), lambda: _execute(tracing, tensor), runs)
         dump = Path(folder, "etdump")
         traced.write_etdump_result_to_file(str(dump), str(Path(folder, "values")))
         found = deserialize_from_etdump_flatcc(dump.read_bytes())
     traces = [run for run in found.run_data if run.name == _EXECUTE][1:]
     return turns, [_by_instruction(traces[n]) for n in turns.counted]
+
+
+def _execute(method: Any, tensor: Any) -> None:
+    """`Method.execute` copies the result, which an app reads where it lies."""
+    method._method([tensor], clone_outputs=False)
 
 
 def _by_instruction(run: Any) -> Mapping[int, list[Called]]:

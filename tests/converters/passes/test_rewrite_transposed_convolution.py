@@ -21,9 +21,13 @@ from mobileseg.converters.passes.rewrite_transposed_convolution import PASS
 
 @pytest.fixture(scope="module")
 def as_convolution(lines: tuple[Forms, ...]) -> list[Forms]:
-    """The form that this pass works in, with each way of putting blocks together."""
+    """The forms that this pass works in, with each way of putting blocks together."""
     words = ("channels_last", "depth_to_space", "channels_first", "strided")
-    return [replace(lines[0], transposed_convolution="convolution", blocks=word) for word in words]
+    return [
+        replace(lines[0], transposed_convolution=form, blocks=word)
+        for form in ("convolution", "rows")
+        for word in words
+    ]
 
 
 def integers(shape: torch.Size | tuple[int, ...], seed: int) -> Tensor:
@@ -74,7 +78,8 @@ def test_every_geometry(
     for forms in as_convolution:
         rewritten = program.rewrite(PASS, forms)
         assert (rewritten.outcome.count, rewritten.outcome.left) == (len(cases), ())
-        assert rewritten.operators["conv2d"] == len(cases)
+        rows = sum(case.layer.stride[0] for case in cases)
+        assert rewritten.operators["conv2d"] == (rows if forms.transposed_convolution == "rows" else len(cases))
         assert "conv_transpose2d" not in rewritten.operators
         for case, result, expected in zip(cases, rewritten(x), network(x), strict=True):
             assert torch.equal(result, expected), (case.layer, case.size)
@@ -99,7 +104,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("blocks", sorted(BLOCKS))
 def test_known_layers(exported: Any, several: Any, as_convolution: list[Forms], blocks: str) -> None:
-    (forms,) = (f for f in as_convolution if f.blocks == blocks)
+    forms, by_rows = (f for f in as_convolution if f.blocks == blocks)
     x = integers((2, 2, 7, 6), 0)
     network = several([Cropped((7, 6), layer) for layer, _ in KNOWN.values()])
     rewritten = exported(network, x).rewrite(PASS, forms)
@@ -108,6 +113,27 @@ def test_known_layers(exported: Any, several: Any, as_convolution: list[Forms], 
     assert [tuple(n.args[1].meta["val"].shape[-2:]) for n in convolutions] == [k for _, k in KNOWN.values()]
     for name, result, expected in zip(KNOWN, rewritten(x), network(x), strict=True):
         assert torch.equal(result, expected), name
+    for name, result, expected in zip(KNOWN, exported(network, x).rewrite(PASS, by_rows)(x), network(x), strict=True):
+        assert torch.equal(result, expected), name
+
+
+@pytest.mark.parametrize(
+    ("layer", "kernels"),
+    [
+        (nn.ConvTranspose2d(2, 3, 3, 2, 1, 1), [(1, 2), (2, 2)]),
+        (nn.ConvTranspose2d(2, 3, 2, 2), [(1, 1), (1, 1)]),
+        (nn.ConvTranspose2d(2, 3, (1, 2), (3, 4)), [(1, 1), (1, 1), (1, 1)]),
+        (nn.ConvTranspose2d(2, 3, 3), [(3, 3)]),
+    ],
+)
+def test_a_row_of_blocks_reads_the_rows_that_it_needs(
+    exported: Any, lines: tuple[Forms, ...], layer: nn.Module, kernels: list[tuple[int, int]]
+) -> None:
+    forms = replace(lines[0], transposed_convolution="rows", blocks="channels_last")
+    rewritten = exported(layer, integers((1, 2, 5, 6), 0)).rewrite(PASS, forms)
+    found = [n for n in rewritten.module.graph.nodes if n.target is torch.ops.aten.conv2d.default]
+    assert [tuple(n.args[1].meta["val"].shape[-2:]) for n in found] == kernels
+    assert "split_with_sizes" not in rewritten.operators
 
 
 def test_ordinary_numbers(exported: Any, as_convolution: list[Forms]) -> None:
