@@ -12,7 +12,9 @@ Groups and dilation are zeros in W, put there first. A kernel smaller than the s
 the bias.
 
 In form "rows" each row of phases has a convolution of its own, over the rows of x that it reads: k3 s2 p1 op1 becomes a
-1x2 and a 2x2 one, three quarters of the products. Their results are lines, which a concatenation puts in turn.
+1x2 and a 2x2 one, three quarters of the products. Their results are lines, which a concatenation puts in turn. (What
+TFLite's file returns stays one convolution and a DEPTH_TO_SPACE, which writes it in one pass where the concatenation
+and the reshape are two.)
 
 Preconditions: constant weights.
 
@@ -45,10 +47,11 @@ from mobileseg.converters.passes.base import (
 from mobileseg.converters.passes.blocks import BLOCKS
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
+    from torch.fx import GraphModule, Node
 
     from mobileseg.converters.forms import Forms
 
+_SHAPES = (aten.alias.default, aten.clone.default, aten.permute.default, aten.reshape.default, aten.view.default)
 _PLANE = BLOCKS["channels_first"]
 
 Taps = list[list[tuple[int, int]]]
@@ -117,6 +120,17 @@ def _is_cropped(a: dict[str, Any]) -> bool:
     return all(extra <= cut for extra, cut in zip(pair(a["output_padding"]), pair(a["padding"]), strict=True))
 
 
+def _is_by_rows(node: Node, forms: Forms) -> bool:
+    if forms.transposed_convolution != "rows":
+        return False
+    return not (forms.blocks == "depth_to_space" and _is_result(node))
+
+
+def _is_result(node: Node) -> bool:
+    """Whether nothing but changes of shape lies between here and an output of the network."""
+    return any(user.op == "output" or (is_call(user, *_SHAPES) and _is_result(user)) for user in node.users)
+
+
 def _apply(module: GraphModule, forms: Forms) -> Outcome:
     if forms.transposed_convolution == "native":
         return Outcome(0)
@@ -138,7 +152,7 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         (sh, sw), (ph, pw) = pair(a["stride"]), pair(a["padding"])
         rows, columns = _taps(weight.shape[2], sh, ph), _taps(weight.shape[3], sw, pw)
         # All phases by one convolution, or those of each row.
-        parts = [[phase] for phase in rows] if forms.transposed_convolution == "rows" else [rows]
+        parts = [[phase] for phase in rows] if _is_by_rows(node, forms) else [rows]
         height, width = value(node).shape[-2:]
         # The phases need ceil(size / stride) rows each.
         needed = -(-height // sh), -(-width // sw)
