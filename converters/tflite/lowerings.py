@@ -1,8 +1,9 @@
 """Operators that TFLite has and litert-torch takes apart: carried through it as torch operators of our own.
 
 Each is a torch operator and a lowering that names the TFLite builtin; litert-torch's converter turns a custom call
-named ``tfl.*`` into it. litert-torch's pass for memory orders is told that they are channels-last operators: TensorFlow's
-converter would move permutations around them behind whatever follows, an addition or a padding, and leave them there.
+named ``tfl.*`` into it. litert-torch's pass for memory orders is told that they are channels-last operators; from
+permutations around them TensorFlow's converter would move some behind an addition or a padding that follows, and leave
+them there.
 """
 
 from __future__ import annotations

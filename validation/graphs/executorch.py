@@ -234,7 +234,9 @@ def _delegation(plan: Any, record: Mapping[str, Any], operations: Sequence[Opera
     identifiers = list(dict.fromkeys(delegate.id for delegate in plan.delegates))
     if not identifiers:
         return NotRun("the file calls no delegate: ExecuTorch's portable kernels run every operator")
-    taken = [name for call in record.get("calls", ()) for name, count in call.items() for _ in range(count)]
+    # What the delegate runs is not what ExecuTorch handed it: it adds transpositions, and fuses.
+    calls = record.get("runs") or record.get("calls", ())
+    taken = [name for call in calls for name, count in call.items() for _ in range(count)]
     inside = [o.operator for o in operations if o.delegated and o.operator not in identifiers]
     left = dict.fromkeys(o.operator for o in operations if not o.delegated)
     return Delegation(

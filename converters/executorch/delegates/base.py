@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,28 @@ Reason = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Contents:
+    """How many operators of each kind a payload has, as the delegate names them, and how many were ``removed`` from
+    what ExecuTorch would have written."""
+
+    operators: Mapping[str, int]
+    removed: Mapping[str, int]
+
+
+Payloads = Mapping[bytes, Contents]
+"""What is in each payload that was compiled, as far as the delegate says it."""
+
+
+@dataclass(frozen=True)
 class Delegate:
     """``partitioners`` makes ExecuTorch's partitioners anew for each program; none of them: portable kernels alone.
 
     ``loggers`` are those to which the partitioner tells, at ``level``, what it leaves; ``reason`` reads one of their
     records, ``otherwise`` is the reason where they say none, and empty where nothing is meant to be taken. ``prepare``
     returns the program's module as the delegate reads it. ``compiling`` surrounds the lowering to a precision, with
-    `Lowering.float32_share`; ``narrows``: it makes float16 of a float32 program itself. ``finish`` gets the payload
-    (the bytes that the delegate is called with) and returns it in a form that depends on the program alone.
+    `Lowering.float32_share`, and its value gets to know each payload; ``narrows``: it makes float16 of a float32
+    program itself. ``finish`` gets the payload (the bytes that the delegate is called with) and returns it in a form
+    that depends on the program alone.
     ``modules`` and ``extra``: what it needs beyond ExecuTorch.
     """
 
@@ -35,7 +49,7 @@ class Delegate:
     reason: Callable[[logging.LogRecord], Reason | None] = lambda record: None
     narrows: bool = False
     prepare: Callable[[GraphModule], GraphModule] = lambda module: module
-    compiling: Callable[[str, float], AbstractContextManager[None]] = lambda precision, float32_share: nullcontext()
+    compiling: Callable[[str, float], AbstractContextManager[Payloads]] = lambda precision, share: nullcontext({})
     finish: Callable[[bytes], bytes] = lambda payload: payload
     modules: Sequence[str] = ()
     extra: str = "executorch"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg.converters.coreml import DEFAULT_DEPLOYMENT_TARGET
 from mobileseg.converters.coreml.half import chooser
-from mobileseg.converters.executorch.delegates.base import Delegate, Reason
+from mobileseg.converters.executorch.delegates.base import Delegate, Payloads, Reason
 from mobileseg.errors import MobilesegError
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def _prepare(module: GraphModule) -> GraphModule:
 
 
 @contextmanager
-def _in_precision(precision: str, float32_share: float) -> Iterator[None]:
+def _in_precision(precision: str, float32_share: float) -> Iterator[Payloads]:
     """ExecuTorch hands coremltools one precision for the whole program. Of float16 the preprocessing, among others, is
     exempt (`mobileseg.converters.coreml.half`), and coremltools takes such a choice in the same place."""
     if precision == "fp32":
-        yield
+        yield {}
         return
     import coremltools
     from executorch.backends.apple.coreml.compiler import CoreMLBackend
@@ -61,7 +61,7 @@ def _in_precision(precision: str, float32_share: float) -> Iterator[None]:
     original = vars(CoreMLBackend)[name]
     setattr(CoreMLBackend, name, staticmethod(lambda specs: chosen))
     try:
-        yield
+        yield {}
     finally:
         setattr(CoreMLBackend, name, original)
 

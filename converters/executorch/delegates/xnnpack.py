@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mobileseg.converters.executorch.delegates.base import Delegate, Reason
+from mobileseg.converters.executorch.delegates.base import Contents, Delegate, Payloads, Reason
+from mobileseg.converters.executorch.delegates.xnnpack_layouts import operators, rearranged
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -67,14 +69,16 @@ def _partitioners() -> list[Any]:
 
 
 @contextmanager
-def _in_both_types(precision: str) -> Iterator[None]:
+def _compiling(precision: str, float32_share: float) -> Iterator[Payloads]:
     """What XNNPACK's runtime takes and ExecuTorch does not write: conversions between float32 and float16, and float16
     weights of a convolution that itself is float16. ExecuTorch writes all of them in float32; transposed ones must be
-    so."""
+    so. And what it writes with needless transpositions, without them (`xnnpack_layouts`)."""
     import torch
+    from executorch.backends.xnnpack import xnnpack_preprocess
     from executorch.backends.xnnpack.operators import node_visitor
     from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNode
 
+    serialize = xnnpack_preprocess.serialize_xnnpack_binary
     visitors = node_visitor._node_visitor_dict
     writer: Any = visitors[_CONVOLUTION]
 
@@ -95,9 +99,20 @@ def _in_both_types(precision: str) -> Iterator[None]:
             graph.xnodes.append(XNode(xnode_union=convert, debug_handle=debug_handle))
 
     visitors[_CONVOLUTION], visitors[_CONVERSION] = Float16Convolution, Conversion
+    payloads: dict[bytes, Contents] = {}
+
+    def serialized(graph: Any, constants: bytearray) -> bytes:
+        new = rearranged(graph)
+        payload: bytes = serialize(new, constants)
+        before, after = operators(graph), operators(new)
+        payloads[payload] = Contents(after, dict(sorted((Counter(before) - Counter(after)).items())))
+        return payload
+
+    xnnpack_preprocess.serialize_xnnpack_binary = serialized
     try:
-        yield
+        yield payloads
     finally:
+        xnnpack_preprocess.serialize_xnnpack_binary = serialize
         visitors[_CONVOLUTION] = writer
         del visitors[_CONVERSION]
 
@@ -119,5 +134,5 @@ DELEGATE = Delegate(
     level=logging.DEBUG,
     reason=_reason,
     prepare=_prepare,
-    compiling=lambda precision, float32_share: _in_both_types(precision),
+    compiling=_compiling,
 )

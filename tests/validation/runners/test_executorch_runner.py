@@ -210,7 +210,7 @@ def test_graph_of_a_delegate(make):
     graph = read_graph(make(head="argmax"))
     assert graph.operators == {"XnnpackBackend": 1, "aten.argmax": 1, "dim_order_ops._to_dim_order_copy": 1}
     assert graph.delegation.name == "XNNPACK"
-    assert graph.delegation.operators["aten.convolution.default"] == 1
+    assert graph.delegation.operators["Conv2d"] == 1
     assert graph.delegation.left["aten.argmax.default"]
     assert [(layer.name, layer.dtype, layer.bytes) for layer in graph.layers] == [
         ("network.weight", "float32", (3 * 4 + 4) * 4)
