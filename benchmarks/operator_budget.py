@@ -11,8 +11,8 @@ random weights. A file is made as `mobileseg convert` makes it, without running 
 
 ``operators``: those of the file, for ExecuTorch those inside the delegate's calls, in the delegate's words. ``calls``:
 of the delegate. ``left``: the operators that it leaves to the runtime's own kernels. ``needless``: the operators that
-cancel one another or do nothing (`mobileseg.validation.wiring.needless`). Under ``reasons`` stands, written by hand, why
-the operators that only move or retype numbers are there; docs/operators.md has it in sentences.
+cancel one another or do nothing (`mobileseg.validation.wiring.needless`). Under ``reasons`` stands, by hand, why the
+operators that only move or retype numbers are there; docs/operators.md has it in sentences.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def test_agrees_with_torch(written: Write, delegate: str) -> None:
 def test_xnnpack_takes_the_whole_network_in_one_call(written: Write) -> None:
     delegation = written().delegation
     assert (delegation["delegate"], len(delegation["calls"]), delegation["left"]) == ("xnnpack", 1, {})
-    assert {"aten.linear.default", "aten.prelu.default", "aten.ceil.default"} <= set(delegation["calls"][0])
+    assert {"aten.linear.default", "aten.maximum.default", "aten.ceil.default"} <= set(delegation["calls"][0])
     assert not {"aten.sign.default", "aten.avg_pool2d.default"} & set(delegation["calls"][0])
 
 
@@ -263,7 +263,8 @@ def test_the_first_layers_of_an_fp16_file_in_float32(written: Write, tmp_path: P
         assert len(file.delegation["calls"]) == 1
         wide.append(file.delegation["constants"]["float32"])
         assert sqnr_db(expected(deployed(), picture()), file.run(picture())) > (100 if share == 1.0 else 45)
-    assert 2 == wide[0] < wide[1] < wide[2] == written().delegation["constants"]["float32"]
+    # Of an fp32 file the picture's gain is in the first convolution's weights.
+    assert 2 == wide[0] < wide[1] < wide[2] == written().delegation["constants"]["float32"] + 1
 
 
 def test_softmax_in_fp16_is_float32(written: Write) -> None:
