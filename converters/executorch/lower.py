@@ -111,7 +111,7 @@ def _lowered(rewritten: RewrittenProgram, delegate: Delegate, lowering: Lowering
         METADATA_METHOD: json.dumps(lowering.metadata, sort_keys=True),
         DIGEST_METHOD: UNSIGNED,
     }
-    with listening(delegate) as reasons, delegate.compiling(lowering.precision, lowering.float32_share) as payloads:
+    with listening(delegate) as reasons, delegate.compiling(lowering.precision, lowering.float32_share) as removed:
         edge = to_edge_transform_and_lower(
             rewritten.program,
             transform_passes=[contiguous_everywhere()],
@@ -119,7 +119,7 @@ def _lowered(rewritten: RewrittenProgram, delegate: Delegate, lowering: Lowering
             constant_methods=constants,
             generate_etrecord=traced,
         )
-    described = record.describe(edge.exported_program(), delegate, reasons, payloads)
+    described = record.describe(edge.exported_program(), delegate, reasons, removed)
     for module in record.lowered_modules(edge.exported_program()):
         module._processed_bytes = delegate.finish(module.processed_bytes)
     # What the delegate took is known only now, and ExecuTorch takes constant methods only at the start.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from mobileseg.converters.executorch.delegates import Delegate
-    from mobileseg.converters.executorch.delegates.base import Payloads
+    from mobileseg.converters.executorch.delegates.base import Removed
 
 _DELEGATE_CALL = "executorch_call_delegate"
 
@@ -28,23 +28,22 @@ def lowered_modules(program: ExportedProgram) -> list[Any]:
 
 
 def describe(
-    program: ExportedProgram, delegate: Delegate, reasons: Mapping[str, str], payloads: Payloads
+    program: ExportedProgram, delegate: Delegate, reasons: Mapping[str, str], removed: Removed
 ) -> dict[str, Any]:
     """``calls``: for each call of the delegate the operators that it stands for, with counts, as ExecuTorch's edge
-    dialect names them. ``runs``: for each call the operators that the delegate runs, by its own names, and ``removed``:
-    how many more of them ExecuTorch would have written; both where the delegate says so. ``left``: why each of the
+    dialect names them. ``removed``: how many operators of the delegate's own (transpositions between memory orders,
+    which the edge dialect does not show) ExecuTorch would have written, and the file has not. ``left``: why each of the
     others is left. ``layers``: name, operator, type and bytes of the constants of each operator that has some.
     ``constants``: how many there are of each type."""
     modules = lowered_modules(program)
     taken = [module.original_module for module in modules]
-    known = [payloads[module.processed_bytes] for module in modules if module.processed_bytes in payloads]
+    fewer = sum((Counter(removed.get(module.processed_bytes, {})) for module in modules), Counter[str]())
     constants = [c for p in (*taken, program) for c in _constants(p)]
     left = _operators(program) if delegate.otherwise else {}
     return {
         "delegate": delegate.name,
         "calls": [_operators(p) for p in taken],
-        "runs": [dict(contents.operators) for contents in known],
-        "removed": dict(sorted(sum((Counter(contents.removed) for contents in known), Counter()).items())),
+        "removed": dict(sorted(fewer.items())),
         "left": {name: reasons.get(name, delegate.otherwise) for name in left},
         "layers": [list(layer) for p in (*taken, program) for layer in _layers(p)],
         "constants": dict(sorted(Counter(_dtype(c) for c in constants).items())),

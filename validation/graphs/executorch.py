@@ -230,18 +230,16 @@ def _operators(plan: Any) -> list[str]:
 
 
 def _delegation(plan: Any, record: Mapping[str, Any], operations: Sequence[Operation]) -> Delegation | NotRun:
-    """In the words of the file's own record, where it has one; else in the delegate's."""
+    """What the delegate runs; where its payload cannot be read, what the file's own record says that it stands for."""
     identifiers = list(dict.fromkeys(delegate.id for delegate in plan.delegates))
     if not identifiers:
         return NotRun("the file calls no delegate: ExecuTorch's portable kernels run every operator")
-    # What the delegate runs is not what ExecuTorch handed it: it adds transpositions, and fuses.
-    calls = record.get("runs") or record.get("calls", ())
-    taken = [name for call in calls for name, count in call.items() for _ in range(count)]
+    taken = [name for call in record.get("calls", ()) for name, count in call.items() for _ in range(count)]
     inside = [o.operator for o in operations if o.delegated and o.operator not in identifiers]
     left = dict.fromkeys(o.operator for o in operations if not o.delegated)
     return Delegation(
         name=", ".join(BACKENDS.get(identifier, (identifier, ""))[0] for identifier in identifiers),
-        operators=counted(taken or inside),
+        operators=counted(inside or taken),
         partitions=sum(name in identifiers for name in _operators(plan)),
         left=dict(record["left"]) if "left" in record else dict.fromkeys(left, _UNTOLD),
     )

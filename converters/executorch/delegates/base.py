@@ -15,17 +15,9 @@ Reason = tuple[str, str]
 """An operator, ``"aten.avg_pool2d.default"``, and why it is left."""
 
 
-@dataclass(frozen=True)
-class Contents:
-    """How many operators of each kind a payload has, as the delegate names them, and how many were ``removed`` from
-    what ExecuTorch would have written."""
-
-    operators: Mapping[str, int]
-    removed: Mapping[str, int]
-
-
-Payloads = Mapping[bytes, Contents]
-"""What is in each payload that was compiled, as far as the delegate says it."""
+Removed = Mapping[bytes, Mapping[str, int]]
+"""For each payload that was compiled, how many operators of each kind were removed from what ExecuTorch would have
+written, as the delegate names them."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,7 @@ class Delegate:
     ``loggers`` are those to which the partitioner tells, at ``level``, what it leaves; ``reason`` reads one of their
     records, ``otherwise`` is the reason where they say none, and empty where nothing is meant to be taken. ``prepare``
     returns the program's module as the delegate reads it. ``compiling`` surrounds the lowering to a precision, with
-    `Lowering.float32_share`, and its value gets to know each payload; ``narrows``: it makes float16 of a float32
+    `Lowering.float32_share`, and its value says what it removed; ``narrows``: it makes float16 of a float32
     program itself. ``finish`` gets the payload (the bytes that the delegate is called with) and returns it in a form
     that depends on the program alone.
     ``modules`` and ``extra``: what it needs beyond ExecuTorch.
@@ -49,7 +41,7 @@ class Delegate:
     reason: Callable[[logging.LogRecord], Reason | None] = lambda record: None
     narrows: bool = False
     prepare: Callable[[GraphModule], GraphModule] = lambda module: module
-    compiling: Callable[[str, float], AbstractContextManager[Payloads]] = lambda precision, share: nullcontext({})
+    compiling: Callable[[str, float], AbstractContextManager[Removed]] = lambda precision, share: nullcontext({})
     finish: Callable[[bytes], bytes] = lambda payload: payload
     modules: Sequence[str] = ()
     extra: str = "executorch"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg.converters.coreml import DEFAULT_DEPLOYMENT_TARGET
 from mobileseg.converters.coreml.half import chooser
-from mobileseg.converters.executorch.delegates.base import Delegate, Payloads, Reason
+from mobileseg.converters.executorch.delegates.base import Delegate, Reason, Removed
 from mobileseg.errors import MobilesegError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _prepare(module: GraphModule) -> GraphModule:
 
 
 @contextmanager
-def _in_precision(precision: str, float32_share: float) -> Iterator[Payloads]:
+def _in_precision(precision: str, float32_share: float) -> Iterator[Removed]:
     """ExecuTorch hands coremltools one precision for the whole program. Of float16 the preprocessing, among others, is
     exempt (`mobileseg.converters.coreml.half`), and coremltools takes such a choice in the same place."""
     if precision == "fp32":

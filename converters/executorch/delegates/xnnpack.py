@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mobileseg.converters.executorch.delegates.base import Contents, Delegate, Payloads, Reason
+from mobileseg.converters.executorch.delegates.base import Delegate, Reason, Removed
+from mobileseg.converters.executorch.delegates.xnnpack_constants import names
 from mobileseg.converters.executorch.delegates.xnnpack_layouts import operators, rearranged
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _CONVOLUTION = "aten.convolution.default"
 _CONVERSION = "mobileseg.as_type.default"
+_TAG = "delegation_tag"
 _CONFIGURATIONS = "executorch.backends.xnnpack.partition.config"
 
 
@@ -56,6 +58,7 @@ def _partitioners() -> list[Any]:
     from executorch.backends.xnnpack.partition.config.node_configs import MaxDimConfig
     from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.utils.utils import is_param_node
 
     class AsTypeConfig(GenericNodePartitionerConfig):
         target_name = _CONVERSION.partition(".")[2]
@@ -63,13 +66,25 @@ def _partitioners() -> list[Any]:
         def supported_precision_types(self) -> list[ConfigPrecisionType]:
             return [ConfigPrecisionType.FP32]
 
+    class WithConstants(XnnpackPartitioner):
+        """ExecuTorch hands XNNPACK the constants of convolutions and the like; those of a sum or a product come with
+        every call, as a picture does, are put into XNNPACK's order each time, and lie in memory twice."""
+
+        def partition(self, exported_program: Any) -> Any:
+            result = super().partition(exported_program)
+            for node in exported_program.graph.nodes:
+                tags = [user.meta.get(_TAG) for user in node.users]
+                if is_param_node(exported_program, node) and len(tags) == 1 and tags[0] is not None:
+                    node.meta.setdefault(_TAG, tags[0])
+            return result
+
     # It takes a maximum over any axis, and then fails to write one over the channels.
     taken = [c for c in ALL_PARTITIONER_CONFIGS if c is not MaxDimConfig]
-    return [XnnpackPartitioner(configs=[*taken, AsTypeConfig])]
+    return [WithConstants(configs=[*taken, AsTypeConfig])]
 
 
 @contextmanager
-def _compiling(precision: str, float32_share: float) -> Iterator[Payloads]:
+def _compiling(precision: str, float32_share: float) -> Iterator[Removed]:
     """What XNNPACK's runtime takes and ExecuTorch does not write: conversions between float32 and float16, and float16
     weights of a convolution that itself is float16. ExecuTorch writes all of them in float32; transposed ones must be
     so. And what it writes with needless transpositions, without them (`xnnpack_layouts`)."""
@@ -77,6 +92,8 @@ def _compiling(precision: str, float32_share: float) -> Iterator[Payloads]:
     from executorch.backends.xnnpack import xnnpack_preprocess
     from executorch.backends.xnnpack.operators import node_visitor
     from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNode
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import CONSTANT_TENSOR_ALIGNMENT
+    from executorch.exir._serialize._named_data_store import NamedDataStore
 
     serialize = xnnpack_preprocess.serialize_xnnpack_binary
     visitors = node_visitor._node_visitor_dict
@@ -99,20 +116,30 @@ def _compiling(precision: str, float32_share: float) -> Iterator[Payloads]:
             graph.xnodes.append(XNode(xnode_union=convert, debug_handle=debug_handle))
 
     visitors[_CONVOLUTION], visitors[_CONVERSION] = Float16Convolution, Conversion
-    payloads: dict[bytes, Contents] = {}
+    removed: dict[bytes, dict[str, int]] = {}
+    stores: list[Any] = []
+
+    def store() -> Any:
+        stores.append(NamedDataStore())
+        return stores[-1]
 
     def serialized(graph: Any, constants: bytearray) -> bytes:
-        new = rearranged(graph)
+        own = stores[-1]
+        data = {key: own.buffers[entry.buffer_index] for key, entry in own.pte_data.items()}
+        new = rearranged(graph, data)
+        left = NamedDataStore()
+        for name in names(new):
+            left.add_named_data(name, data[name], CONSTANT_TENSOR_ALIGNMENT)
+        vars(own).update(vars(left))
         payload: bytes = serialize(new, constants)
-        before, after = operators(graph), operators(new)
-        payloads[payload] = Contents(after, dict(sorted((Counter(before) - Counter(after)).items())))
+        removed[payload] = dict(Counter(operators(graph)) - Counter(operators(new)))
         return payload
 
-    xnnpack_preprocess.serialize_xnnpack_binary = serialized
+    xnnpack_preprocess.serialize_xnnpack_binary, xnnpack_preprocess.NamedDataStore = serialized, store
     try:
-        yield payloads
+        yield removed
     finally:
-        xnnpack_preprocess.serialize_xnnpack_binary = serialize
+        xnnpack_preprocess.serialize_xnnpack_binary, xnnpack_preprocess.NamedDataStore = serialize, NamedDataStore
         visitors[_CONVOLUTION] = writer
         del visitors[_CONVERSION]
 

@@ -9,7 +9,8 @@ its result is kept "channels-last" once more, operators in the order (n, w, c, h
 that comes from elsewhere. All of them move the same numbers back and forth.
 
 Preconditions: none; every shape in the graph is the shape in memory. Which operators may compute in another order says
-`xnnpack_orders.freedom`, which orders are best `xnnpack_search`. Slices of slices and reshapes of reshapes become one.
+`xnnpack_orders.freedom`, which orders are best `xnnpack_search`. Constants are written in the order in which they are
+read (`xnnpack_constants`). Slices of slices and reshapes of reshapes become one.
 The inputs and outputs of the graph keep their numbers and shapes. Where nothing is gained the graph stays as it is.
 
 Exactness: bit-exact, no operator computes anything else than it did. (Operators that sum, such as convolutions, keep
@@ -23,6 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mobileseg.converters.executorch.delegates.xnnpack_constants import Constants, aligned, changed, without_unused
 from mobileseg.converters.executorch.delegates.xnnpack_orders import (
     ABSENT,
     RESHAPE,
@@ -41,22 +43,33 @@ from mobileseg.converters.executorch.delegates.xnnpack_orders import (
     tensor,
     turned,
 )
-from mobileseg.converters.executorch.delegates.xnnpack_search import Orders, by_number, improve, moved, orders_of
+from mobileseg.converters.executorch.delegates.xnnpack_search import (
+    Orders,
+    Source,
+    by_number,
+    improve,
+    moved,
+    orders_of,
+)
 
 _NO_HANDLE = 65535
 
 
-def rearranged(graph: Any) -> Any:
-    """An ``XNNGraph`` that computes the same with fewer transpositions, or the one given, unchanged."""
-    orders = orders_of(graph)
+def rearranged(graph: Any, data: dict[str, bytes]) -> Any:
+    """An ``XNNGraph`` that computes the same with fewer transpositions, or the one given, unchanged.
+
+    ``data``: the bytes of its constants by their names. Those of constants in another order are added.
+    """
+    constants = Constants(list(graph.constant_data), data)
+    orders = orders_of(graph, constants)
     improve(orders)
-    new = _swept(_shortened(_Writer(orders).write()))
+    new = without_unused(_swept(_shortened(_Writer(orders, constants).write())))
     return new if moved(new) < moved(graph) else graph
 
 
 def operators(graph: Any) -> dict[str, int]:
     """How many operators of each kind an ``XNNGraph`` has, as XNNPACK names them."""
-    return dict(sorted(Counter(kind(node).removeprefix("XNN") for node in graph.xnodes).items()))
+    return dict(Counter(kind(node).removeprefix("XNN") for node in graph.xnodes))
 
 
 @dataclass
@@ -65,6 +78,7 @@ class _Writer:
     to be written, by what they are."""
 
     orders: Orders
+    constants: Constants
     nodes: list[Any] = field(default_factory=list)
     values: dict[int, Any] = field(default_factory=dict)
     held: dict[tuple[int, Order], int] = field(default_factory=dict)
@@ -81,7 +95,8 @@ class _Writer:
         for number, node in enumerate(graph.xnodes):
             if number not in self.orders.dissolved:
                 self._operator(number, node)
-        return replace(graph, xnodes=self.nodes, xvalues=list(self.values.values()))
+        values = list(self.values.values())
+        return replace(graph, xnodes=self.nodes, xvalues=values, constant_data=self.constants.entries)
 
     def _given(self) -> list[int]:
         made = {key for node in self.orders.graph.xnodes for _, key in outputs(node)}
@@ -106,21 +121,22 @@ class _Writer:
             self._hold(key, order, at)
 
     def _read(self, key: int, order: Order) -> int:
-        value = self.orders.values[key]
-        if is_constant(value):
-            return self._constant(key, order)
         source = self.orders.source(key)
+        if is_constant(self.orders.values[source.root]):
+            return self._constant(source, order)
         return self._get(source.root, compose(source.order, order))
 
-    def _constant(self, key: int, order: Order) -> int:
-        """The same numbers in other axes (`xnnpack_orders.lies_along_an_axis`)."""
-        dims = tensor(self.values[key]).dims
-        aligned = [1] * (len(order) - len(dims)) + list(dims)
-        if permuted(aligned, order) == aligned:
+    def _constant(self, source: Source, order: Order) -> int:
+        key, more = source.root, len(order) - len(source.order)
+        whole = compose((*range(more), *(axis + more for axis in source.order)), order)
+        if whole == identity(len(whole)):
             return key
-        if (key, order) not in self.held:
-            self.held[key, order] = self._new(key, permuted(aligned, order))
-        return self.held[key, order]
+        if (key, whole) not in self.held:
+            value = self.values[key]
+            new = self._new(key, permuted(aligned(tensor(value).dims, len(whole)), whole))
+            self.values[new] = changed(self.values[new], constant_buffer_idx=self.constants.turned(value, whole))
+            self.held[key, whole] = new
+        return self.held[key, whole]
 
     def _place(self, root: int, order: Order) -> int:
         """Where the maker of a root writes it: into itself, into an output of the graph that is the same, or anew."""
@@ -169,16 +185,10 @@ class _Writer:
 
     def _new(self, like: int, dims: list[int]) -> int:
         key = max(self.values) + 1
-        self.values[key] = _changed(
+        self.values[key] = changed(
             self.values[like], num_dims=len(dims), dims=dims, external_id=ABSENT, flags=0, id_out=key
         )
         return key
-
-
-def _changed(value: Any, **changes: Any) -> Any:
-    new = replace(tensor(value), **changes)
-    union = value.xvalue_union
-    return replace(value, xvalue_union=new if union is tensor(value) else replace(union, tensor_value=new))
 
 
 def _shortened(graph: Any) -> Any:
@@ -232,7 +242,7 @@ def _swept(graph: Any) -> Any:
     return replace(
         graph,
         xnodes=[_renumbered(node, numbers) for node in reversed(nodes)],
-        xvalues=[_changed(value, id_out=numbers[tensor(value).id_out]) for value in kept],
+        xvalues=[changed(value, id_out=numbers[tensor(value).id_out]) for value in kept],
         input_ids=[numbers[key] for key in graph.input_ids],
         output_ids=[numbers[key] for key in graph.output_ids],
     )

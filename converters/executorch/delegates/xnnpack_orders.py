@@ -5,7 +5,7 @@ An order is a permutation: a value that is stored in it has, as its axis i, axis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -118,8 +118,9 @@ def _blocks(parts: tuple[Order, ...], order: Order, dims: Sequence[int]) -> Orde
     return found if in_memory(written, dims) == in_memory(order, dims) else None
 
 
-def freedom(node: Any, values: Mapping[int, Any]) -> Freedom | None:
-    """None for an operator that computes in the graph's own order alone. ``values``: the graph's, by their number."""
+def freedom(node: Any, values: Mapping[int, Any], turning: Container[int]) -> Freedom | None:
+    """None for an operator that computes in the graph's own order alone. ``values``: the graph's, by their number;
+    ``turning``: the constants that can be had in every order."""
     result = outputs(node)
     used = [values[key] for _, key in (*inputs(node), *result)]
     if len(result) != 1 or any(tensor(value).datatype.name in _ROWWISE for value in used):
@@ -129,9 +130,8 @@ def freedom(node: Any, values: Mapping[int, Any]) -> Freedom | None:
         return None if is_constant(used[0]) else Freedom(*_kept_together(tensor(used[0]).dims, given))
     if kind(node) not in (*_ELEMENTWISE, *_CONCATENATIONS, SLICE, _PAD):
         return None
-    for value in used:
-        fits = lies_along_an_axis(value) if is_constant(value) else len(tensor(value).dims) == len(given)
-        if not fits:
+    for _, key in inputs(node):
+        if key not in turning and (is_constant(values[key]) or len(tensor(values[key]).dims) != len(given)):
             return None
     axes = tuple((axis,) for axis in range(len(given)))
     return Freedom(axes, axes)
@@ -139,11 +139,6 @@ def freedom(node: Any, values: Mapping[int, Any]) -> Freedom | None:
 
 def is_constant(value: Any) -> bool:
     return bool(tensor(value).constant_buffer_idx)
-
-
-def lies_along_an_axis(value: Any) -> bool:
-    """Whether the same numbers in the same memory are the value in every order."""
-    return len([size for size in tensor(value).dims if size != 1]) <= 1
 
 
 def _kept_together(before: Sequence[int], after: Sequence[int]) -> tuple[tuple[Order, ...], tuple[Order, ...]]:

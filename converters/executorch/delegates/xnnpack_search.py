@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mobileseg.converters.executorch.delegates.xnnpack_constants import Constants
 from mobileseg.converters.executorch.delegates.xnnpack_orders import (
+    ABSENT,
     TRANSPOSITION,
     Freedom,
     Order,
@@ -116,24 +118,25 @@ class Orders:
         return price * size(self.values[root])
 
 
-def orders_of(graph: Any) -> Orders:
+def orders_of(graph: Any, constants: Constants) -> Orders:
     """As the graph has them."""
     values = by_number(graph)
+    turning = {key for key, value in values.items() if is_constant(value) and constants.turns(value)}
     found = Orders(graph, values)
     for number, node in enumerate(graph.xnodes):
-        if _dissolves(node, values):
+        if _dissolves(node, values, turning):
             found.dissolved.add(number)
             before = found.source(node.xnode_union.input_id)
             order = compose(before.order, tuple(node.xnode_union.perm))
             found.sources[node.xnode_union.output_id] = Source(before.root, order)
             continue
-        allowed = freedom(node, values)
+        allowed = freedom(node, values, turning)
         if allowed is not None:
             found.free[number], found.blocks[number] = allowed, allowed.rest
         found.makers.update({key: number for _, key in outputs(node)})
         for _, key in inputs(node):
-            if not is_constant(values[key]):
-                source = found.source(key)
+            source = found.source(key)
+            if not is_constant(values[source.root]):
                 found.uses[source.root].append(Use(number, source.order))
     for key in graph.output_ids:
         source = found.source(key)
@@ -141,12 +144,14 @@ def orders_of(graph: Any) -> Orders:
     return found
 
 
-def _dissolves(node: Any, values: Mapping[int, Any]) -> bool:
+def _dissolves(node: Any, values: Mapping[int, Any], turning: Container[int]) -> bool:
     if kind(node) != TRANSPOSITION or node.xnode_union.flags:
         return False
     before, after = values[node.xnode_union.input_id], values[node.xnode_union.output_id]
     alike = tensor(before).datatype == tensor(after).datatype and _parameters(before) == _parameters(after)
-    return alike and not is_constant(before)
+    if is_constant(before):
+        alike = alike and node.xnode_union.input_id in turning and tensor(after).external_id == ABSENT
+    return bool(alike)
 
 
 def _parameters(value: Any) -> Any:
@@ -232,9 +237,9 @@ def _followed(orders: Orders, start: int, blocks: Order, *, down: bool, up: bool
                 to_users(key, own.of_output(change[number]))
         if up:
             for _, key in inputs(node):
-                if is_constant(orders.values[key]):
-                    continue
                 source = orders.source(key)
+                if is_constant(orders.values[source.root]):
+                    continue
                 order = compose(source.order, own.of_inputs(change[number]))
                 maker = orders.makers.get(source.root)
                 if maker in orders.free and maker not in change:
