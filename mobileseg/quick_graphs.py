@@ -12,6 +12,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 _OBJECTS = (100_000, 10, 10)
 """New objects between two searches for cycles among the youngest; how many of these searches before one among the
@@ -25,11 +26,12 @@ def quick_graphs() -> Iterator[None]:
     """While the context lasts, in this process. Contexts may be nested."""
     import torch.fx.traceback
 
-    thresholds, copier = gc.get_threshold(), torch.fx.traceback.copy
-    torch.fx.traceback.copy = _BY_REFERENCE  # type: ignore[assignment]
+    traceback: Any = torch.fx.traceback
+    thresholds, copier = gc.get_threshold(), traceback.copy
+    traceback.copy = _BY_REFERENCE
     gc.set_threshold(*_OBJECTS)
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        torch.fx.traceback.copy = copier
+        traceback.copy = copier

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from mobileseg import mlpackage
 from mobileseg.validation.coreml.program import Constant, Operation, read_program, references
@@ -40,6 +43,5 @@ def _order(operation: Operation, constants: Mapping[str, Operation]) -> tuple[in
     (given,) = operation.arguments["perm"]
     if not isinstance(given, Constant):
         (given,) = constants[given.name].arguments["val"]
-    assert isinstance(given, Constant)
-    axes = [int(axis) for axis in given.value]
+    axes = [int(axis) for axis in np.asarray(cast("Constant", given).value)]
     return tuple(axis % len(axes) for axis in axes)
