@@ -7,6 +7,7 @@ precision is one line of `TABLE`; a new form is one function in its pass and one
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 
@@ -69,7 +70,8 @@ _ONNX = Forms(
     adaptive_pooling="channels_first",
     channel_shuffle="channels_first",
 )
-# Each operator keeps the plane in its last two axes, where the Neural Engine wants it: strided slices, a concatenation
+# The preprocessing stays one gain and one offset, in float32 in every precision, and the weights the network's. Each
+# operator keeps the plane in its last two axes, where the Neural Engine wants it: strided slices, a concatenation
 # that interleaves channels and pixel_shuffle take the place of transpositions. Core ML has PReLU and the transposed
 # convolution itself; "sign" is one operator where "ceil" takes two.
 _COREML = Forms(
@@ -79,6 +81,7 @@ _COREML = Forms(
     transposed_convolution="native_if_cropped",
     adaptive_pooling="channels_first",
     channel_shuffle="rank_5",
+    smallest_gain=inf,
 )
 # XNNPACK computes channels-last inside, so that channels-last blocks cost it no transposition; it has PReLU and the
 # transposed convolution itself, no sign, and nothing of what the last three avoid.
@@ -101,14 +104,22 @@ _VULKAN = replace(_ONNX, mask="scaled", channel_reduction="last_axis")
 
 def _of_halves(forms: Forms) -> Forms:
     """For weights that are stored as halves: 1/255 of one would be subnormal."""
-    return replace(forms, smallest_gain=0.0625)
+    return replace(forms, smallest_gain=max(forms.smallest_gain, 0.0625))
 
 
 TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "fp32"): _TFLITE,
     ("tflite", "fp16"): _of_halves(_TFLITE),
     # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs.
-    ("tflite", "int8"): replace(_TFLITE, prelu="maximum", grouped_convolution="native"),
+    # Averages, gains and offsets become depthwise convolutions when the file is quantized.
+    ("tflite", "int8"): replace(
+        _TFLITE,
+        prelu="maximum",
+        grouped_convolution="native",
+        average_pooling="native",
+        affine="native",
+        smallest_gain=inf,
+    ),
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _of_halves(_ONNX),
     ("coreml", "fp32"): _COREML,

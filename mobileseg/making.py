@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg import outputs, registry
 from mobileseg.errors import MobilesegError, RewriteError, UnavailableError, UsageError
+from mobileseg.quick_graphs import quick_graphs
 from mobileseg.types import Artifact, GateLimits, Head, NotRun, Preprocessing, Quantized, Rewrite
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _lowered(
 
     recipe = registry.QUANTIZERS.get((task.target, task.precision))
     base = task.precision if recipe is None else recipe.base
-    with clock.stage(f"Lower to {target.name}"), outputs.explained(task.final):
+    with clock.stage(f"Lower to {target.name}"), outputs.explained(task.final), quick_graphs():
         lowering = Lowering(base, task.head, task.metadata, task.options, float32_share)
         target.lower(rewritten, lowering, task.path)
     quantized: Quantized | NotRun = NotRun(f"{task.precision} is not quantized")

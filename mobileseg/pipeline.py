@@ -19,6 +19,7 @@ from mobileseg.errors import CheckpointError, unknown_option
 from mobileseg.factories import blaming
 from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES, Job, check_size, prepare
 from mobileseg.making import Clock, Failure, Made, Progress, Task, attempt, make, rewritten_for, silent
+from mobileseg.quick_graphs import quick_graphs
 from mobileseg.settings import resolve_preprocessing
 from mobileseg.types import (
     Artifact,
@@ -211,7 +212,7 @@ def exported(network: Checkpoint, size: Size, job: Job) -> Exported:
 
     preprocessing = None if job.raw_input else network.preprocessing
     remedy = "Its forward() must not branch on values nor leave torch; if that depends on the size, try another --size."
-    with blaming(f"Tracing this network at {size[0]}x{size[1]}", remedy, CheckpointError):
+    with blaming(f"Tracing this network at {size[0]}x{size[1]}", remedy, CheckpointError), quick_graphs():
         return export(Deployed(network.network, preprocessing, job.head, job.output_size), size)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mobileseg.quick_graphs import quick_graphs
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,10 @@ def shared() -> Path:
     if not (folder / "checkpoints").is_dir():
         pytest.skip("real checkpoints and pictures are not here (set MOBILESEG_SHARED to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_graphs() -> Iterator[None]:
+    """Tests convert hundreds of networks by parts of what `mobileseg.making` does in this context."""
+    with quick_graphs():
+        yield

@@ -9,7 +9,6 @@ Before: x -> mul(g) -> conv2d(W, b) -> z               After: x -> conv2d(W g, b
         x -> add(t) -> max_pool2d -> z                        x -> max_pool2d -> add(t) -> z
         x -> mul(g) -> avg_pool2d -> z                        x -> avg_pool2d -> mul(g) -> z
         x -> mul(g) -> mul(h) -> z                            x -> mul(g h) -> z                 (add alike)
-        x -> mul(g) -> add(t) -> conv2d(padding) -> z         x -> add(t / g) -> conv2d(W g) -> z
 
 So ENet's picture goes as it is into its first convolution and its first pooling, and the normalization behind their
 concatenation is in the former's weights and three channels' gain and offset behind the latter. EdgeNets' pyramids of
@@ -190,22 +189,8 @@ def _into_users(module: GraphModule, node: Node, x: Node, number: Tensor, forms:
     return True
 
 
-def _offset_first(module: GraphModule, node: Node, x: Node, number: Tensor, forms: Forms) -> bool:
-    """x g + t as (x + t / g) g, where all that follows takes the gain, but not the offset."""
-    below = per_channel(module, x) if is_call(node, _OFFSET) and is_call(x, _GAIN) and len(x.users) == 1 else None
-    if below is None or not bool((below[1] != 0).all()):
-        return False
-    source, gain = below
-    if not all(_takes(module, user, node, gain, True, forms) for user in node.users):
-        return False
-    shifted = _with(module, node, _OFFSET, source, number / gain)
-    substitute(node, _with(module, node, _GAIN, shifted, gain))
-    module.graph.erase_node(x)
-    return True
-
-
 # What removes an operator comes before what only moves one.
-_MOVES = (_into_same, _into_convolution, _into_parts, _into_users, _offset_first)
+_MOVES = (_into_same, _into_convolution, _into_parts, _into_users)
 
 
 def _moved(module: GraphModule, forms: Forms) -> bool:

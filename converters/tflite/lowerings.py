@@ -1,7 +1,9 @@
 """Operators that TFLite has and litert-torch takes apart: carried through it as torch operators of our own.
 
-Each is a torch operator on channels-last tensors and a lowering that names the TFLite builtin; litert-torch's
-converter turns a custom call named ``tfl.*`` into it.
+Each is a torch operator and a lowering that names the TFLite builtin; litert-torch's converter turns a custom call
+named ``tfl.*`` into it. litert-torch's pass for memory orders is told that they are channels-last operators; from
+permutations around them TensorFlow's converter would move some behind an addition or a padding that follows, and leave
+them there.
 """
 
 from __future__ import annotations
@@ -24,33 +26,31 @@ NAMESPACE = "mobileseg_tflite"
 
 
 @torch.library.custom_op(f"{NAMESPACE}::prelu", mutates_args=())
-def prelu(x: Tensor, slopes: Tensor) -> Tensor:
-    """PReLU of x (N, H, W, C) with slopes (1, 1, C)."""
-    return torch.where(x >= 0, x, x * slopes)
+def prelu(x: Tensor, slopes: Tensor, axis: int) -> Tensor:
+    """PReLU of x, 4-D, with slopes (1, 1, C) for its channels, which are this axis."""
+    return torch.where(x >= 0, x, x * slopes.reshape([-1 if dim == axis else 1 for dim in range(4)]))
 
 
 @prelu.register_fake
-def _(x: Tensor, slopes: Tensor) -> Tensor:
+def _(x: Tensor, slopes: Tensor, axis: int) -> Tensor:
     return torch.empty_like(x)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::pool", mutates_args=())
-def pool(x: Tensor, kind: str, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """The ``"max"`` or ``"average"`` of x (N, H, W, C) in windows without padding."""
+def pool(x: Tensor, kind: str, kernel: Sequence[int], stride: Sequence[int], axis: int) -> Tensor:
+    """The ``"max"`` or ``"average"`` of x, 4-D with its channels in this axis, in windows without padding."""
     pooling = torch.max_pool2d if kind == "max" else torch.nn.functional.avg_pool2d
-    return pooling(x.permute(0, 3, 1, 2), list(kernel), list(stride)).permute(0, 2, 3, 1).contiguous()
+    return pooling(x.movedim(axis, 1), list(kernel), list(stride)).movedim(1, axis).contiguous()
 
 
 @pool.register_fake
-def _(x: Tensor, kind: str, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    n, h, w, c = x.shape
-    return x.new_empty((n, (h - kernel[0]) // stride[0] + 1, (w - kernel[1]) // stride[1] + 1, c))
+def _(x: Tensor, kind: str, kernel: Sequence[int], stride: Sequence[int], axis: int) -> Tensor:
+    n, c, h, w = x.movedim(axis, 1).shape
+    pooled = (n, c, (h - kernel[0]) // stride[0] + 1, (w - kernel[1]) // stride[1] + 1)
+    return x.new_empty(pooled).movedim(1, axis).contiguous()
 
 
-def _pool_channels_last(kind: str, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    operator = getattr(torch.ops, NAMESPACE).pool.default
-    result: Tensor = operator(x.permute(0, 2, 3, 1), kind, kernel, stride).permute(0, 3, 1, 2)
-    return result
+PRELU, POOL = (getattr(torch.ops, NAMESPACE).prelu.default, getattr(torch.ops, NAMESPACE).pool.default)
 
 
 def _plain_pool(node: Node) -> tuple[str, tuple[int, int], tuple[int, int]] | None:
@@ -65,12 +65,6 @@ def _plain_pool(node: Node) -> tuple[str, tuple[int, int], tuple[int, int]] | No
     if padding != (0, 0) or dilation != (1, 1) or not fits or a.get("divisor_override") is not None:
         return None
     return ("max" if is_call(node, aten.max_pool2d.default) else "average"), kernel, stride
-
-
-def _prelu_channels_last(x: Tensor, slopes: Tensor) -> Tensor:
-    operator = getattr(torch.ops, NAMESPACE).prelu.default
-    result: Tensor = operator(x.permute(0, 2, 3, 1), slopes.reshape(1, 1, -1)).permute(0, 3, 1, 2)
-    return result
 
 
 def _pad_channels_last(node: Node) -> None:
@@ -95,11 +89,11 @@ def keep_builtins(module: GraphModule) -> None:
     for node in list(module.graph.nodes):
         plain = _plain_pool(node)
         if plain is not None:
-            replace(
-                node, lambda x, plain=plain: _pool_channels_last(plain[0], x, *plain[1:]), cast("Node", node.args[0])
-            )
+            replace(node, lambda x, plain=plain: POOL(x, *plain, 1), cast("Node", node.args[0]))
         elif is_call(node, aten.prelu.default) and node.meta["val"].ndim == 4:
-            replace(node, _prelu_channels_last, *cast("tuple[Node, Node]", node.args))
+            replace(
+                node, lambda x, slopes: PRELU(x, slopes.reshape(1, 1, -1), 1), *cast("tuple[Node, Node]", node.args)
+            )
         elif is_call(node, aten.argmax.default) and node.meta["val"].ndim == 3 and node.args[1:] == (1,):
             replace(node, lambda x: torch.argmax(x.permute(0, 2, 3, 1), dim=3), cast("Node", node.args[0]))
         elif is_call(node, aten.repeat.default) and len(node.args[1]) == cast("Node", node.args[0]).meta["val"].ndim:
@@ -112,6 +106,7 @@ def register() -> None:
     """Tell litert-torch the lowerings, once per process."""
     from litert_converter.mlir import ir
     from litert_converter.mlir.dialects import stablehlo
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass import layout_check, layout_rewrite
     from litert_torch.backend.lowerings import registry, utils
 
     def builtin(context: Any, name: str, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
@@ -126,7 +121,7 @@ def register() -> None:
     def block_size(block: int) -> dict[str, Any]:
         return {"block_size": ir.IntegerAttr.get(ir.IntegerType.get_signless(32), block)}
 
-    def lower_prelu(context: Any, x: Any, slopes: Any) -> Any:
+    def lower_prelu(context: Any, x: Any, slopes: Any, axis: int) -> Any:
         return builtin(context, "tfl.prelu", [x, slopes], {})
 
     def lower_depth_to_space(context: Any, x: Any, block: int) -> Any:
@@ -135,14 +130,20 @@ def register() -> None:
     def lower_space_to_depth(context: Any, x: Any, block: int) -> Any:
         return builtin(context, "tfl.space_to_depth", [x], block_size(block))
 
-    def lower_pool(context: Any, x: Any, kind: str, kernel: Sequence[int], stride: Sequence[int]) -> Any:
+    def lower_pool(context: Any, x: Any, kind: str, kernel: Sequence[int], stride: Sequence[int], axis: int) -> Any:
         sizes = {"filter_height": kernel[0], "filter_width": kernel[1], "stride_h": stride[0], "stride_w": stride[1]}
         options = {name: ir.IntegerAttr.get(ir.IntegerType.get_signless(32), size) for name, size in sizes.items()}
         words = {"padding": ir.StringAttr.get("VALID"), "fused_activation_function": ir.StringAttr.get("NONE")}
         return builtin(context, f"tfl.{kind}_pool_2d", [x], options | words)
 
-    registry.lower(getattr(torch.ops, NAMESPACE).prelu.default)(lower_prelu)
-    registry.lower(getattr(torch.ops, NAMESPACE).pool.default)(lower_pool)
+    def to_channels_last(node: Any) -> None:
+        node.args = (*node.args[:-1], 3)
+
+    for operator, lowering in ((PRELU, lower_prelu), (POOL, lower_pool)):
+        registry.lower(operator)(lowering)
+        layout_rewrite.rewriters[operator] = to_channels_last
+        layout_check.layout_sensitive_inputs_getters[operator] = lambda node: [node.args[0]]
+        layout_check.nhwcable_node_checkers[operator] = lambda node: layout_check.NHWCable(True, must_be=True)
     registry.lower(DEPTH_TO_SPACE)(lower_depth_to_space)
     registry.lower(SPACE_TO_DEPTH)(lower_space_to_depth)
 

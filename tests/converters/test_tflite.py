@@ -34,10 +34,10 @@ class Small(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.PReLU(8))
-        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.PReLU())
-        self.up = nn.ConvTranspose2d(12, 12, 3, 2, 1, 1)
-        self.last = nn.Conv2d(12, 5, 1)
+        self.first = nn.Sequential(nn.Conv2d(3, 12, 3, 1, 1, bias=False), nn.BatchNorm2d(12), nn.PReLU(12))
+        self.second = nn.Sequential(nn.Conv2d(12, 12, 3, 1, 1), nn.PReLU())
+        self.up = nn.ConvTranspose2d(16, 16, 3, 2, 1, 1)
+        self.last = nn.Conv2d(16, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -48,7 +48,7 @@ class Small(nn.Module):
         x = F.max_unpool2d(z, outer, 2, output_size=x.shape[-2:])
         x = F.pad(F.max_pool2d(x, 2), (0, 0, 0, 0, 0, 4))
         n, c, h, w = x.shape
-        x = x.view(n, 3, c // 3, h, w).transpose(1, 2).reshape(n, c, h, w)
+        x = x.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w)
         return self.last(self.up(x))  # type: ignore[no-any-return]
 
 

@@ -1,24 +1,18 @@
 """The graph inside a call of XNNPACK: read, and written anew so that it hands out its inner values.
 
-A payload is a header, a flatbuffer (``XNNGraph`` of ExecuTorch's ``schema.fbs``) and constants. It is read and written
-with classes that flatc, which ExecuTorch brings along, makes of that schema. flatc's other way, JSON, gives floats six
-decimals: too few for the scales of int8.
+A payload is a header, a flatbuffer (``XNNGraph`` of ExecuTorch's ``schema.fbs``) and constants.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mobileseg.errors import UnavailableError
+from mobileseg.validation.traces.tables import tables
 
 BACKEND = "XnnpackBackend"
 # Four bytes of nothing, the magic word, the header's own length, start and length of the flatbuffer and the constants.
@@ -50,12 +44,14 @@ class Value:
 @dataclass(frozen=True)
 class Node:
     """An operator. ``handle``: ExecuTorch's number for it, by which an ETRecord finds it; None where it has none.
-    ``inputs``, ``outputs``: keys of `Network.values`, the inputs with the constants."""
+    ``inputs``, ``outputs``: keys of `Network.values`, the inputs with the constants. ``order``: of the axes, where it
+    transposes."""
 
     operator: str
     handle: int | None
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,28 +115,8 @@ def _graph(flatbuffer: bytes) -> Any:
     return _tables().XNNGraphT.InitFromPackedBuf(flatbuffer)
 
 
-@functools.cache
 def _tables() -> ModuleType:
-    from executorch.exir._serialize._flatbuffer import _run_flatc
-
-    with tempfile.TemporaryDirectory() as folder:
-        schema = Path(folder, "xnnpack.fbs")
-        # Not through the package that it lies in, which imports all of ExecuTorch's compiler for XNNPACK.
-        shipped = resources.files("executorch").joinpath("backends/xnnpack/serialization/schema.fbs")
-        schema.write_bytes(shipped.read_bytes())
-        _run_flatc(["--python", "--gen-object-api", "--gen-onefile", "-o", folder, str(schema)])
-        return _imported(Path(folder, "xnnpack_generated.py"))
-
-
-def _imported(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mobileseg_xnnpack_tables", path)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    # flatc calls XNodeUnionCreator what it defines as XnodeUnionCreator.
-    creators = {name.lower(): value for name, value in vars(module).items() if name.endswith("Creator")}
-    for name in [name for name in vars(module) if f"{name}Creator".lower() in creators]:
-        setattr(module, f"{name}Creator", creators[f"{name}Creator".lower()])
-    return module
+    return tables("backends/xnnpack/serialization/schema.fbs")
 
 
 def _tensor(union: Any) -> Any:
@@ -178,6 +154,7 @@ def _node(kind: str, node: Any) -> Node:
         handle=None if node.debugHandle == _NO_HANDLE else int(node.debugHandle),
         inputs=tuple(inputs),
         outputs=tuple(key for name, key in fields.items() if name.startswith("output")),
+        order=tuple(int(axis) for axis in getattr(node.xnodeUnion, "perm", ())),
     )
 
 

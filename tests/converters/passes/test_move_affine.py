@@ -81,10 +81,6 @@ MOVED: dict[str, tuple[Callable[[Network, Tensor], Any], dict[str, int]]] = {
             **{"upsample_nearest2d": 1, "cat": 1, "mul": 1, "add": 1},
         },
     ),
-    "an offset before a padded convolution": (
-        lambda n, x: n.padded(x * n.g + n.t),
-        {"add": 1, "conv2d": 1},
-    ),
     "past an average": (
         lambda n, x: next(n.padded(y) + F.avg_pool2d(y, 3, 2, 1)[:, :4] for y in [x * n.g]),
         {"conv2d": 1, "avg_pool2d": 1, "mul": 1, "slice": 1, "add": 1},
@@ -92,6 +88,7 @@ MOVED: dict[str, tuple[Callable[[Network, Tensor], Any], dict[str, int]]] = {
 }
 STAYS: dict[str, Callable[[Network, Tensor], Any]] = {
     "an offset before padding": lambda n, x: n.padded(x + n.t),
+    "a gain and an offset before padding": lambda n, x: n.padded(x * n.g + n.t),
     "a negative gain under a maximum": lambda n, x: F.max_pool2d(x * n.g, 2),
     "a pooling of the same size": lambda n, x: F.max_pool2d(x * n.positive, 3, 1, 1),
     "something else reads it": lambda n, x: next(n.conv(y)[:, :1] + y[:, :1, 1:-1, 1:-1] for y in [x * n.g]),
