@@ -107,7 +107,7 @@ def inside(path: Path) -> Counter[str]:
 @pytest.mark.parametrize(
     ("build", "size", "batch", "precision", "head", "left"),
     [
-        (Blocks, (16, 24), 2, "fp32", "logits", 9),
+        (Blocks, (16, 24), 2, "fp32", "logits", 8),
         (Overlapping, (9, 13), 2, "fp16", "argmax", 1),
     ],
 )
