@@ -167,7 +167,7 @@ def test_every_pass_reports_what_it_did(target: str, precision: str) -> None:
         "rewrite_affine": 0,
         "hoist_limits": 0,
         "rewrite_channel_reduction": 0,
-        "rewrite_transposed_convolution": int(target == "tflite"),
+        "rewrite_transposed_convolution": int(target in ("tflite", "executorch")),
         "rewrite_adaptive_pooling": 1,
         "rewrite_channel_shuffle": 1,
         "rewrite_prelu": 2 if target in ("tflite", "executorch") else 1,
