@@ -45,7 +45,8 @@ class Cropped(nn.Module):
                 p.copy_(integers(p.shape, i))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x[:, :, : self.size[0], : self.size[1]])  # type: ignore[no-any-return]
+        # A negation, for of what a file returns TFLite's form is another.
+        return -self.layer(x[:, :, : self.size[0], : self.size[1]])  # type: ignore[no-any-return]
 
 
 @st.composite
@@ -134,6 +135,15 @@ def test_a_row_of_blocks_reads_the_rows_that_it_needs(
     found = [n for n in rewritten.module.graph.nodes if n.target is torch.ops.aten.conv2d.default]
     assert [tuple(n.args[1].meta["val"].shape[-2:]) for n in found] == kernels
     assert "split_with_sizes" not in rewritten.operators
+
+
+def test_what_a_tflite_file_returns_is_written_by_one_depth_to_space(exported: Any, lines: tuple[Forms, ...]) -> None:
+    forms = replace(lines[0], transposed_convolution="rows", blocks="depth_to_space")
+    network = nn.Sequential(nn.ConvTranspose2d(2, 3, 2, 2), nn.ConvTranspose2d(3, 2, 3, 2, 1, 1))
+    x = torch.randn(1, 2, 5, 6)
+    rewritten = exported(network, x).rewrite(PASS, forms)
+    assert (rewritten.operators["conv2d"], rewritten.operators["depth_to_space"]) == (2 + 1, 1)
+    torch.testing.assert_close(rewritten(x), network(x).detach(), rtol=0, atol=1e-5)
 
 
 def test_ordinary_numbers(exported: Any, as_convolution: list[Forms]) -> None:
