@@ -20,8 +20,9 @@ Preconditions: constant weights.
 
 Exactness: the same products, summed in another order (tests hold 1e-6 of the largest output); a zero tap adds an exact
 zero. TFLite needs it: litert-torch cannot lower output_padding, a quantized TRANSPOSE_CONV with a bias does not load,
-and its int8 kernel takes 5 to 9 times the time of its float one. XNNPACK's own takes two to four times as long. In form "native_if_cropped" only what has more output
-padding than padding is rewritten: coremltools refuses such layers or gives them another size.
+and its int8 kernel takes 5 to 9 times the time of its float one. XNNPACK's own takes two to four times as long as this.
+In form "native_if_cropped" only what has more output padding than padding is rewritten: coremltools refuses such layers
+or gives them another size.
 """
 
 from __future__ import annotations
