@@ -54,7 +54,10 @@ def _prepare(module: GraphModule) -> GraphModule:
 
 def _partitioners() -> list[Any]:
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-    from executorch.backends.xnnpack.partition.config.generic_node_configs import GenericNodePartitionerConfig
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import (
+        CatConfig,
+        GenericNodePartitionerConfig,
+    )
     from executorch.backends.xnnpack.partition.config.node_configs import MaxDimConfig
     from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -65,6 +68,16 @@ def _partitioners() -> list[Any]:
 
         def supported_precision_types(self) -> list[ConfigPrecisionType]:
             return [ConfigPrecisionType.FP32]
+
+    class CopiesConfig(CatConfig):
+        """ExecuTorch counts the tensors of a concatenation without repetition, and leaves copies side by side."""
+
+        def check_constraints(self, node: Any, ep: Any) -> bool:
+            if len(node.args[0]) > 1 and len(node.all_input_nodes) == 1:
+                accepted: bool = self.check_common_constraints(node, ep)
+                return accepted
+            counted: bool = super().check_constraints(node, ep)
+            return counted
 
     class WithConstants(XnnpackPartitioner):
         """ExecuTorch hands XNNPACK the constants of convolutions and the like; those of a sum or a product come with
@@ -79,8 +92,8 @@ def _partitioners() -> list[Any]:
             return result
 
     # It takes a maximum over any axis, and then fails to write one over the channels.
-    taken = [c for c in ALL_PARTITIONER_CONFIGS if c is not MaxDimConfig]
-    return [WithConstants(configs=[*taken, AsTypeConfig])]
+    taken = [c for c in ALL_PARTITIONER_CONFIGS if c not in (MaxDimConfig, CatConfig)]
+    return [WithConstants(configs=[*taken, CopiesConfig, AsTypeConfig])]
 
 
 @contextmanager
