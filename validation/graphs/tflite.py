@@ -133,11 +133,13 @@ def _layers(
     """Named after their largest constant."""
     seen: set[int] = set()
     for operator in operators:
-        own = {constants[t][0]: t for t in reversed(list(map(int, operator["inputs"]))) if t in constants}
+        own = dict[int, int]()
+        for index in (int(t) for t in operator["inputs"] if int(t) in constants):
+            own.setdefault(constants[index][0], index)
         new = [index for buffer, index in own.items() if buffer not in seen]
         seen.update(own)
         if new:
-            largest = max(new, key=lambda index: (constants[index][1], -index))
+            largest = max(new, key=lambda index: constants[index][1])
             size = sum(constants[index][1] for index in new)
             yield Layer(
                 graph.Tensors(largest).Name().decode(errors="replace"),
