@@ -16,11 +16,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from mobileseg.texts import BUSY
 from mobileseg.types import NotRun
 from mobileseg.validation.timings import OperatorTime, Timed, kinds, time_operators
-
-BUSY = 0.02
-"""A share of waiting above which the figures are not to be trusted."""
 
 
 def report(path: Path, timed: Timed, costliest: int) -> Iterator[str]:

@@ -25,7 +25,9 @@ from mobileseg.texts import (
     fault_text,
     gate_text,
     held_text,
+    kind_row,
     layer_row,
+    measured_rows,
     metadata_text,
     operator_rows,
     parity_facts,
@@ -34,6 +36,7 @@ from mobileseg.texts import (
     preprocessing_text,
     shares_text,
     tensor_text,
+    time_text,
     unknown_texts,
     work_text,
 )
@@ -47,7 +50,9 @@ if TYPE_CHECKING:
     from mobileseg.proving import Validation
     from mobileseg.types import Checkpoint, ConvertResult, Notice, Size
     from mobileseg.validation.devices.arm64_root import Installation
+    from mobileseg.validation.graphs.base import Operation
     from mobileseg.validation.inspection import ArtifactSummary
+    from mobileseg.validation.measured import Measured
 
 LARGEST = 10
 """How many layers of an artifact are shown."""
@@ -311,6 +316,7 @@ class Screen:
             ("sha256", summary.sha256),
             *(("input", tensor_text(t)) for t in summary.inputs),
             *(("output", tensor_text(t)) for t in summary.outputs),
+            ("time", time_text(summary.measured)),
             ("delegate", delegate_text(graph.delegation, costs)),
             ("work", work_text(costs)),
             ("activations", peak_text(graph.peak, graph.operations)),
@@ -330,9 +336,12 @@ class Screen:
         self.facts([(f"{name}:", why) for name, why in left.items()])
         for text in unknown_texts(costs):
             self.console.print(text)
-        self.console.print("\nThe costliest:")
-        columns = ("No.", "Operator", "Result", "MACs", "Moved", "Time")
-        self.table(columns, costliest_rows(costs, graph.operations), right=("No.", *columns[2:]))
+        if isinstance(summary.measured, NotRun):
+            self.console.print("\nThe costliest:")
+            columns = ("No.", "Operator", "Result", "MACs", "Moved", "Time")
+            self.table(columns, costliest_rows(costs, graph.operations), right=("No.", *columns[2:]))
+        else:
+            self.measured(summary.measured, graph.operations)
         stored = ", ".join(f"{count} {kind}" for kind, count in graph.quantization.items())
         self.console.print(f"\nConstants: {stored or 'none'}. The largest layers:")
         largest = graph.layers[:LARGEST]
@@ -341,6 +350,19 @@ class Screen:
             self.console.print(f"... and {len(graph.layers) - LARGEST} more (--json lists all).")
         for note in summary.notes:
             self.console.print(f"Note: {note}")
+
+    def measured(self, measured: Measured, operations: Sequence[Operation]) -> None:
+        """Kinds of operators and single ones, by measured time."""
+        self.console.print(f"\nMeasured: all operators take {measured.timed.sum_ms:.2f} ms. By kind:")
+        kinds = measured.kinds[:LARGEST]
+        self.table(("Operator", "Count", "ms", "Share"), [kind_row(k) for k in kinds], right=("Count", "ms", "Share"))
+        if len(measured.kinds) > LARGEST:
+            self.console.print(f"... and {len(measured.kinds) - LARGEST} more (--json lists all).")
+        self.console.print("\nThe costliest, measured:")
+        columns = ("No.", "Operator", "MACs", "Moved", "Estimate", "Share", "ms")
+        self.table(columns, measured_rows(measured, operations), right=("No.", *columns[2:]))
+        if any(cost.operation is None for cost in measured.costliest):
+            self.console.print("Those without a number are not in the file: the runtime made them of its operators.")
 
     def listed(self, listing: Listing) -> None:
         self.table([column.capitalize() for column in listing.columns], listing.rows)

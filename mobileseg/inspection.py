@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mobileseg.checkpoint import load_checkpoint
+from mobileseg.errors import UsageError
 from mobileseg.types import Notice, Preprocessing, Size
 from mobileseg.validation.inspection import ArtifactSummary, inspect_artifact
 from mobileseg.validation.runners import RUNNERS
@@ -44,14 +45,21 @@ def inspect(
     variant: str | None = None,
     num_classes: int | None = None,
     model: str | Callable[..., nn.Module] | nn.Module | None = None,
+    time_runs: int | None = None,
 ) -> CheckpointSummary | ArtifactSummary:
     """What an artifact (by its suffix, one of `RUNNERS`) or else a checkpoint is; ``model``: as `mobileseg.convert`.
 
-    Raises what `load_checkpoint` and `inspect_artifact` raise.
+    ``time_runs``: over how many runs an artifact's operators are timed on this machine, on one thread; None for not at
+    all. Raises what `load_checkpoint` and `inspect_artifact` raise, `UsageError` for a checkpoint to be timed.
     """
     path = Path(path)
     if path.suffix in RUNNERS:
-        return inspect_artifact(path)
+        return inspect_artifact(path, time_runs)
+    if time_runs is not None:
+        raise UsageError(
+            f"'{path}' is timed as what a phone runs, and not as a checkpoint: 'mobileseg convert {path} --to tflite' "
+            "makes a file of it, which --time takes."
+        )
     loaded = load_checkpoint(path, architecture=architecture, variant=variant, num_classes=num_classes, model=model)
     return CheckpointSummary(
         path=loaded.path,

@@ -11,6 +11,9 @@ import typer
 from mobileseg.errors import OptionError, UsageError
 from mobileseg.types import Size, Triple
 
+_RUNS = 30
+"""Of --time."""
+
 
 def parse_size(text: str | Size) -> Size:
     """``HxW`` in pixels. Raises `OptionError`."""
@@ -46,6 +49,13 @@ def parse_range(text: str | tuple[float, float]) -> tuple[float, float]:
             f"--input-range takes the values of black and white, for example --input-range 0,1; got '{text}'."
         ) from None
     return low, high
+
+
+def time_runs(time: bool, runs: int | None) -> int | None:
+    """How many runs are timed; None for none. Raises `OptionError` for a number without ``--time``."""
+    if runs is not None and not time:
+        raise OptionError(f"--runs {runs} says how many runs are timed, and --time, which times them, is missing.")
+    return (runs or _RUNS) if time else None
 
 
 def precision_of(precision: str | None, shorthands: dict[str, bool]) -> str:
@@ -226,6 +236,10 @@ MinSqnr = Annotated[
 MaxMiouDrop = Annotated[
     float | None, _option("--max-miou-drop", metavar="POINTS", help="Most points of mIoU that may be lost.")
 ]
+
+# Times
+Time = Annotated[bool, typer.Option("--time", help="Measure how long each operator of an artifact takes here.")]
+TimeRuns = Annotated[int | None, _option("--runs", metavar="N", min=1, help="Of --time: how many runs; else 30.")]
 
 # What is shown
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]

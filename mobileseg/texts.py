@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from mobileseg.types import Classes, ConvertedArtifact, Preprocessing, TensorSpec
     from mobileseg.validation.graphs.base import Delegation, Layer, Operation, Peak, Shape
     from mobileseg.validation.graphs.estimate import Costs
+    from mobileseg.validation.measured import Measured
+    from mobileseg.validation.timings import Kind
+
+BUSY = 0.02
+"""A share of waiting above which measured times are not to be trusted."""
 
 GATES = {
     "pixel_agreement": ("agreement", ">=", lambda share: f"{100 * share:.4g} %", "--min-agreement"),
@@ -239,6 +244,43 @@ def costliest_rows(costs: Costs, operations: Sequence[Operation]) -> list[tuple[
                 known_text(found.macs, count_text),
                 known_text(found.bytes_moved, bytes_text),
                 percent_text(cost.share),
+            )
+        )
+    return rows
+
+
+def time_text(measured: Measured | NotRun) -> str:
+    """Of the whole file, and how that was had."""
+    if isinstance(measured, NotRun):
+        return f"not measured: {measured.why}"
+    timed = measured.timed
+    threads = "1 thread" if timed.threads == 1 else f"{timed.threads} threads"
+    runs = "1 run" if timed.runs == 1 else f"the median of {timed.runs} runs"
+    busy = f"; the machine was busy, with other processes for {timed.waited:.0%} of it" if timed.waited > BUSY else ""
+    return f"{timed.whole_ms:.2f} ms here, on {threads}, {runs}{busy}; {timed.runtime}"
+
+
+def kind_row(kind: Kind) -> tuple[str, ...]:
+    return kind.operator, str(kind.count), f"{kind.ms:.3f}", percent_text(kind.share)
+
+
+def measured_rows(measured: Measured, operations: Sequence[Operation]) -> list[tuple[str, ...]]:
+    """Number in the file; operator and name; MACs; bytes; shares of the estimated and of the measured time; ms. What
+    the runtime made of several operators is not in the file, and nothing is estimated of it."""
+    rows: list[tuple[str, ...]] = []
+    for cost in measured.costliest:
+        timed = measured.timed.operators[cost.operator]
+        found = None if cost.operation is None else operations[cost.operation]
+        alone = " (not delegated)" if measured.timed.partitions and not timed.delegated else ""
+        rows.append(
+            (
+                "" if cost.operation is None else str(cost.operation),
+                f"{timed.operator}{alone}\n{shortened((found or timed).name, 34)}",
+                known_text(None if found is None else found.macs, count_text),
+                known_text(None if found is None else found.bytes_moved, bytes_text),
+                "?" if cost.estimated is None else percent_text(cost.estimated),
+                percent_text(cost.share),
+                f"{cost.ms:.3f}",
             )
         )
     return rows

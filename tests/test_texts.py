@@ -10,6 +10,8 @@ from mobileseg import texts
 from mobileseg.types import NotRun
 from mobileseg.validation.graphs.base import Delegation, Operation, Peak
 from mobileseg.validation.graphs.estimate import Cost, Costs, Coverage, OperatorCosts
+from mobileseg.validation.measured import Measured, MeasuredCost
+from mobileseg.validation.timings import OperatorTime, Timed
 
 NONE = NotRun("on the device")
 TAKEN = Coverage(operators=0.5, macs=None, bytes=0.25, time=0.75)
@@ -87,3 +89,34 @@ def test_the_costliest() -> None:
     # Where there is no delegate, nothing is left by one.
     alone = texts.costliest_rows(replace(COSTS, delegated=NONE), OPERATIONS)
     assert alone[1][1] == f"Conv\n{name}"
+
+
+TIMED = Timed(
+    runtime="a runtime",
+    threads=1,
+    runs=5,
+    whole_ms=12.3456,
+    operators=(OperatorTime("x", "Conv", 3.0, 1, True, ("kernel",)), OperatorTime("new", "Reorder", 1.0, 1, False)),
+    partitions=1,
+    waited=0.0,
+)
+MEASURED = Measured(TIMED, TIMED.kinds, (MeasuredCost(0, 1, 3.0, 0.75, 0.6), MeasuredCost(1, None, 1.0, 0.25, None)))
+
+
+def test_measured_times() -> None:
+    assert texts.time_text(MEASURED) == "12.35 ms here, on 1 thread, the median of 5 runs; a runtime"
+    busy = replace(MEASURED, timed=replace(TIMED, waited=0.34, runs=1, threads=2))
+    assert texts.time_text(busy) == (
+        "12.35 ms here, on 2 threads, 1 run; the machine was busy, with other processes for 34% of it; a runtime"
+    )
+    assert texts.time_text(NONE) == "not measured: on the device"
+    assert [texts.kind_row(kind) for kind in MEASURED.kinds] == [
+        ("Conv", "1", "3.000", "75.0 %"),
+        ("Reorder", "1", "1.000", "25.0 %"),
+    ]
+
+
+def test_measured_operators_beside_their_estimates() -> None:
+    first, second = texts.measured_rows(MEASURED, OPERATIONS)
+    assert first == ("1", f"Conv\n{texts.shortened(CONV.name, 34)}", "5", "0 KiB", "60.0 %", "75.0 %", "3.000")
+    assert second == ("", "Reorder (not delegated)\nnew", "?", "?", "?", "25.0 %", "1.000")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mobileseg.types import NotRun, TensorSpec
 from mobileseg.validation.graphs import Graph, read_graph
 from mobileseg.validation.graphs.estimate import Costs, estimated
+from mobileseg.validation.measured import NOT_ASKED, Measured, measure
 from mobileseg.validation.memory import held_bytes
 from mobileseg.validation.report import size_and_digest
 from mobileseg.validation.runners import open_artifact
@@ -19,7 +20,8 @@ from mobileseg.validation.runners.trial import tflite_tried
 @dataclass(frozen=True)
 class ArtifactSummary:
     """One file for phones. ``costs``: of its operators, estimated; ``held_bytes``: what its runtime holds after a run,
-    measured (`mobileseg.validation.memory`). ``notes``: what had to be assumed about it."""
+    measured (`mobileseg.validation.memory`); ``measured``: its operators' times, where they were asked for.
+    ``notes``: what had to be assumed about it."""
 
     path: Path
     target: str
@@ -32,15 +34,18 @@ class ArtifactSummary:
     graph: Graph
     costs: Costs
     held_bytes: int | NotRun
+    measured: Measured | NotRun
     metadata: Mapping[str, Any]
     notes: tuple[str, ...]
     kind: Literal["artifact"] = "artifact"
 
 
-def inspect_artifact(path: Path) -> ArtifactSummary:
-    """Loads the file in its runtime, reads its graph, and runs it once in a process of its own.
+def inspect_artifact(path: Path, time_runs: int | None = None) -> ArtifactSummary:
+    """Loads the file in its runtime, reads its graph, and runs it once in a process of its own. ``time_runs``: over how
+    many runs its operators are timed; None for not at all.
 
-    Raises `UsageError` for a file that does not load, `MissingExtraError` where what reads it is not installed.
+    Raises `UsageError` for a file that does not load, `MissingExtraError` where what reads it is not installed,
+    `OptionError` for no runs.
     """
     tflite_tried(path)
     runner = open_artifact(path)
@@ -58,6 +63,7 @@ def inspect_artifact(path: Path) -> ArtifactSummary:
         graph=graph,
         costs=estimated(graph),
         held_bytes=held_bytes(runner),
+        measured=NOT_ASKED if time_runs is None else measure(path, graph, time_runs),
         metadata=runner.metadata,
         notes=(*runner.notes, *graph.notes),
     )

@@ -159,7 +159,7 @@ class _Conversion:
 
     def _constant_half(self, source: Node) -> Node:
         tensor = cast("Tensor", constant(self.module, source))
-        return add_constant(self.module, source, str(source.target), tensor.half())
+        return add_constant(self.module, source, str(source.target), tensor.half(), source)
 
     def _conversion(self, source: Node, dtype: torch.dtype) -> Node:
         with self.module.graph.inserting_after(source):

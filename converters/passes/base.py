@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+_NAME = "mobileseg_name"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -59,15 +61,32 @@ def constant(module: GraphModule, node: object) -> torch.Tensor | None:
     return cast("torch.Tensor", operator.attrgetter(str(node.target))(module)).detach()
 
 
-def add_constant(module: GraphModule, before: Node, name: str, tensor: torch.Tensor) -> Node:
-    """A new weight of the module, and its node in front of ``before``."""
-    stem = name.replace(".", "_")
-    free = next(n for n in (f"{stem}_{i}" for i in range(10**6)) if not hasattr(module, n))
+def add_constant(
+    module: GraphModule, before: Node, name: str, tensor: torch.Tensor, source: object = None, role: str = ""
+) -> Node:
+    """A new weight of the module, and its node in front of ``before``.
+
+    ``source``: the weight that it is made of, whose name in the network it keeps (`name_of`), so that a person finds it
+    in a finished file; ``role``: takes the place of the name's last word. Without a source it is called ``name``. A
+    number follows where a name is taken.
+    """
+    stem = name_of(source) or name.replace(".", "_")
+    if role:
+        stem = f"{stem.rpartition('_')[0] or stem}_{role}"
+    free = next(n for n in (stem, *(f"{stem}_{i}" for i in range(1, 10**6))) if not hasattr(module, n))
     module.register_buffer(free, tensor.contiguous())
     with module.graph.inserting_before(before):
         node = module.graph.get_attr(free)
-    node.meta["val"] = tensor.to("meta")
+    node.meta["val"], node.meta[_NAME] = tensor.to("meta"), stem
     return node
+
+
+def name_of(node: object) -> str | None:
+    """A weight node's name in the network, in one word (``"encoder_conv_weight"``), also after it was made anew; None
+    for what is no weight."""
+    if not isinstance(node, torch.fx.Node) or node.op != "get_attr":
+        return None
+    return str(node.meta.get(_NAME, node.target)).replace(".", "_")
 
 
 def inline(before: Node, function: Callable[..., Any], *arguments: Node) -> list[Node]:

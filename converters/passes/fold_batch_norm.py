@@ -77,8 +77,9 @@ def fold(module: GraphModule, convolution: Node, gain: Tensor, offset: Tensor) -
     else:
         scaled = weight.double() * gain.reshape(-1, 1, 1, 1)
     shifted = offset if bias is None else offset + bias.double() * gain
-    new_weight = add_constant(module, convolution, f"{convolution.name}_weight", scaled.to(weight.dtype))
-    new_bias = add_constant(module, convolution, f"{convolution.name}_bias", shifted.to(weight.dtype))
+    name, dtype = convolution.name, weight.dtype
+    new_weight = add_constant(module, convolution, f"{name}_weight", scaled.to(dtype), a["weight"])
+    new_bias = add_constant(module, convolution, f"{name}_bias", shifted.to(dtype), a["weight"], "bias")
     convolution.args = (a["input"], new_weight, new_bias, *convolution.args[3:])
     return True
 
@@ -100,8 +101,9 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
                 substitute(result, before)
         else:
             shape = (1, -1) + (1,) * (value(before).ndim - 2)
-            g = add_constant(module, norm, f"{norm.name}_gain", gain.reshape(shape).to(value(before).dtype))
-            o = add_constant(module, norm, f"{norm.name}_offset", offset.reshape(shape).to(value(before).dtype))
+            dtype, source = value(before).dtype, arguments_of(norm)["weight"]
+            g = add_constant(module, norm, f"{norm.name}_gain", gain.reshape(shape).to(dtype), source, "gain")
+            o = add_constant(module, norm, f"{norm.name}_offset", offset.reshape(shape).to(dtype), source, "offset")
             for result in results:
                 replace(result, lambda x, g, o: x * g + o, before, g, o)
         module.graph.erase_node(norm)

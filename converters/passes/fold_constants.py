@@ -105,6 +105,16 @@ def _pad(cat: Node, values: dict[Node, Any]) -> bool:
     return True
 
 
+def _only_weight(node: Node) -> Node | None:
+    """The weight that a node is computed of, where it is one."""
+    seen, found = {node}, {node}
+    while found:
+        found = {source for n in found for source in n.all_input_nodes} - seen
+        seen |= found
+    weights = [n for n in seen if n.op == "get_attr"]
+    return weights[0] if len(weights) == 1 else None
+
+
 def _apply(module: GraphModule, forms: Forms) -> Outcome:
     values = _values(module)
     count = 0
@@ -118,7 +128,7 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             continue
         if result.numel() >= _LARGE and _is_uniform(result):
             continue
-        substitute(node, add_constant(module, node, f"{node.name}_value", result))
+        substitute(node, add_constant(module, node, f"{node.name}_value", result, _only_weight(node)))
         count += 1
     module.graph.eliminate_dead_code()
     return Outcome(count)

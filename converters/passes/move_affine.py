@@ -73,10 +73,16 @@ def per_channel(module: GraphModule, node: Node) -> tuple[Node, Tensor] | None:
     return None
 
 
-def _with(module: GraphModule, before: Node, operator: Any, x: Node, number: Tensor) -> Node:
-    """A new gain or offset of ``x``, in front of ``before``."""
-    shaped = add_constant(module, before, f"{x.name}_affine", number.reshape(1, -1, 1, 1).to(value(x).dtype))
-    (new,) = inline(before, operator, x, shaped)
+def constant_of(module: GraphModule, node: Node) -> Node | None:
+    """The weight that a gain or an offset is; None for a number of its own."""
+    return next((n for n in node.all_input_nodes if constant(module, n) is not None), None)
+
+
+def _with(module: GraphModule, before: Node, node: Node, x: Node, number: Tensor) -> Node:
+    """A gain or offset of ``x``, made of ``node``'s, in front of ``before``."""
+    shaped = number.reshape(1, -1, 1, 1).to(value(x).dtype)
+    held = add_constant(module, before, f"{x.name}_affine", shaped, constant_of(module, node))
+    (new,) = inline(before, cast("Any", node.target), x, held)
     return new
 
 
@@ -117,7 +123,7 @@ def _into_parts(module: GraphModule, node: Node, x: Node, number: Tensor, _: For
     if 2 * foldable < number.numel() or len(set(parts)) < len(parts):
         return False
     shares = number.split([value(p).shape[1] for p in parts])
-    moved = [_with(module, x, node.target, part, share) for part, share in zip(parts, shares, strict=True)]
+    moved = [_with(module, x, node, part, share) for part, share in zip(parts, shares, strict=True)]
     x.args = (moved, *x.args[1:])
     substitute(node, x)
     return True
@@ -129,7 +135,7 @@ def _into_same(module: GraphModule, node: Node, x: Node, number: Tensor, _: Form
         return False
     source, other = below
     together = other * number if is_call(node, _GAIN) else other + number
-    substitute(node, _with(module, node, node.target, source, together))
+    substitute(node, _with(module, node, node, source, together))
     module.graph.erase_node(x)
     return True
 
@@ -163,7 +169,7 @@ def _takes(module: GraphModule, user: Node, source: Node, number: Tensor, is_gai
 def _give(module: GraphModule, user: Node, node: Node, x: Node, number: Tensor) -> None:
     if not is_call(user, aten.conv2d.default):
         (pooled,) = inline(user, lambda x: cast("Any", user.target)(x, *user.args[1:], **user.kwargs), x)
-        substitute(user, _with(module, user, node.target, pooled, number))
+        substitute(user, _with(module, user, node, pooled, number))
         return
     a = arguments_of(user)
     weight, bias = cast("Tensor", constant(module, a["weight"])), constant(module, a["bias"])
@@ -171,11 +177,13 @@ def _give(module: GraphModule, user: Node, node: Node, x: Node, number: Tensor) 
     own = number.reshape(a["groups"], 1, -1).expand(-1, weight.shape[0] // a["groups"], -1).flatten(0, 1)
     own = own[:, :, None, None]
     if is_call(node, _GAIN):
-        scaled = add_constant(module, user, f"{user.name}_weight", (weight.double() * own).to(weight.dtype))
+        scaled = add_constant(
+            module, user, f"{user.name}_weight", (weight.double() * own).to(weight.dtype), a["weight"]
+        )
         user.args = (x, scaled, *user.args[2:])
     else:
         shift = (weight.double() * own).sum((1, 2, 3)) + (0 if bias is None else bias.double())
-        shifted = add_constant(module, user, f"{user.name}_bias", shift.to(weight.dtype))
+        shifted = add_constant(module, user, f"{user.name}_bias", shift.to(weight.dtype), a["weight"], "bias")
         user.args = (x, user.args[1], shifted, *user.args[3:])
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 
 from mobileseg.converters.passes.base import Outcome, Pass, add_constant, aten, constant, is_call, replace, value
-from mobileseg.converters.passes.move_affine import per_channel
+from mobileseg.converters.passes.move_affine import constant_of, per_channel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,8 @@ def row(number: Tensor, width: int) -> Tensor:
 
 
 def _as_rows(module: GraphModule, node: Node, x: Node, number: Tensor) -> None:
-    rows = add_constant(module, node, f"{node.name}_row", row(number, value(x).shape[3]).to(value(x).dtype))
+    numbers = row(number, value(x).shape[3]).to(value(x).dtype)
+    rows = add_constant(module, node, f"{node.name}_row", numbers, constant_of(module, node))
     node.args = (x, rows)
 
 
@@ -49,8 +50,9 @@ def _as_convolution(module: GraphModule, node: Node, scaled: Node, offset: Tenso
         return False
     x, gain = inner
     dtype = value(x).dtype
-    weight = add_constant(module, node, f"{node.name}_gain", gain.reshape(-1, 1, 1, 1).to(dtype))
-    bias = add_constant(module, node, f"{node.name}_offset", offset.to(dtype))
+    gains = gain.reshape(-1, 1, 1, 1).to(dtype)
+    weight = add_constant(module, node, f"{node.name}_gain", gains, constant_of(module, scaled))
+    bias = add_constant(module, node, f"{node.name}_offset", offset.to(dtype), constant_of(module, node))
     replace(node, lambda x, weight, bias: F.conv2d(x, weight, bias, groups=x.shape[1]), x, weight, bias)
     module.graph.erase_node(scaled)
     return True

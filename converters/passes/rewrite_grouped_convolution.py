@@ -51,7 +51,7 @@ def _widened(module: GraphModule, node: Node, a: dict[str, Any], weight: Tensor,
     """One channel in, several out: each channel as often as its group has outputs, then depthwise."""
     groups, outputs = a["groups"], weight.shape[0]
     each = torch.eye(groups).repeat_interleave(outputs // groups, 0)[:, :, None, None]
-    expansion = add_constant(module, node, f"{node.name}_expansion", each)
+    expansion = add_constant(module, node, f"{node.name}_expansion", each, a["weight"], "expansion")
 
     def convolved(x: Tensor, expansion: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
         given = bias[0] if bias else None
@@ -66,8 +66,8 @@ def _narrowed(module: GraphModule, node: Node, a: dict[str, Any], weight: Tensor
     source, places = _unshuffled(a["input"], groups * weight.shape[1])
     own = weight.reshape(-1, 1, *weight.shape[2:])[places]
     sums = torch.eye(groups).repeat_interleave(weight.shape[1], 1)[:, places][:, :, None, None]
-    depthwise = add_constant(module, node, f"{node.name}_weight", own)
-    summation = add_constant(module, node, f"{node.name}_summation", sums)
+    depthwise = add_constant(module, node, f"{node.name}_weight", own, a["weight"])
+    summation = add_constant(module, node, f"{node.name}_summation", sums, a["weight"], "summation")
 
     def convolved(x: Tensor, depthwise: Tensor, summation: Tensor, *bias: Tensor) -> Tensor:
         parts = F.conv2d(x, depthwise, None, a["stride"], a["padding"], a["dilation"], depthwise.shape[0])

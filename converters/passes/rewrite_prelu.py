@@ -63,11 +63,11 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             count += 1
         elif forms.prelu == "maximum":
             shape = (1, -1) + (1,) * (value(x).ndim - 2)
-            a = add_constant(module, node, f"{node.name}_slopes", slopes.reshape(shape))
+            a = add_constant(module, node, f"{node.name}_slopes", slopes.reshape(shape), node.args[1])
             replace(node, _by_extremes(slopes), x, a)
             count += 1
         elif forms.prelu == "rows" and value(x).ndim == 4 and slopes.numel() < FEW and bool((slopes <= 1).all()):
-            a = add_constant(module, node, f"{node.name}_slopes", row(slopes, value(x).shape[3]))
+            a = add_constant(module, node, f"{node.name}_slopes", row(slopes, value(x).shape[3]), node.args[1])
             replace(node, _by_extremes(slopes), x, a)
             count += 1
     return Outcome(count, tuple(left))

@@ -159,9 +159,10 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         needed = -(-height // sh), -(-width // sw)
         frames = [_frame(part, columns, needed) for part in parts]
         weights = [phase_weights(weight, part, columns) for part in parts]
-        operands = [add_constant(module, node, f"{node.name}_weight", w) for w in weights]
+        operands = [add_constant(module, node, f"{node.name}_weight", w, a["weight"]) for w in weights]
         if bias is not None:
-            operands.append(add_constant(module, node, f"{node.name}_bias", bias.repeat(len(parts[0]) * sw)))
+            repeated = bias.repeat(len(parts[0]) * sw)
+            operands.append(add_constant(module, node, f"{node.name}_bias", repeated, a["bias"]))
 
         def rewritten(
             x: Tensor,

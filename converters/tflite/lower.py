@@ -39,7 +39,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
 
     Raises `MissingExtraError` without litert-torch, `RewriteError` for a network that it cannot convert.
     """
-    from mobileseg.converters.tflite import flatbuffer, half, lowerings
+    from mobileseg.converters.tflite import flatbuffer, half, lowerings, naming
 
     try:
         import litert_torch
@@ -66,6 +66,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     model = flatbuffer.read(converted.model_content())
     flatbuffer.count_from_corners(model)
     flatbuffer.unshare_paddings(model)
+    naming.name_constants(model, module)
     if lowering.precision == "fp16":
         half.halve_weights(model)
     flatbuffer.embed(model, lowering.metadata)

@@ -187,13 +187,27 @@ class Graph:
     # Writing
 
     def to_bytes(self) -> bytes:
-        """The file, without the tensors, buffers and operator codes that nothing uses any more. The graph is spent."""
+        """The file, without the tensors, buffers and operator codes that nothing uses any more, and with constants of
+        equal bytes once. The graph is spent."""
         import flatbuffers
 
+        self._share_buffers()
         self._drop_unused()
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(self.model.Pack(builder), FILE_IDENTIFIER)
         return bytes(builder.Output())
+
+    def _share_buffers(self) -> None:
+        """One buffer for all constants of equal bytes, except biases (and the few shapes, which are INT32, too).
+
+        XNNPACK's weight cache tells packed weights apart by the buffers of weights and bias alone, and packs the
+        scales of input and output with them: convolutions that shared both would compute with the scales of the first.
+        """
+        shared: dict[bytes, int] = {}
+        for tensor in self.subgraph.tensors:
+            data = self.model.buffers[tensor.buffer].data
+            if data is not None and len(data) and tensor.type != self.schema.TensorType.INT32:
+                tensor.buffer = shared.setdefault(np.asarray(data, np.uint8).tobytes(), tensor.buffer)
 
     def _drop_unused(self) -> None:
         model, subgraph = self.model, self.subgraph

@@ -210,6 +210,7 @@ class _Emitter:
         self.operators.append(graph.new_operator("MUL", inputs, [self._int8_target(result)], options, version=2))
 
     def _convolution_inputs(self, sources: list[int], places: Weights, y_scale: float) -> list[int]:
+        """Each has a bias of its own, if of zeros: two of equal weights must not share it (`Graph._share_buffers`)."""
         graph = self.graph
         x, w = sources[places.x], sources[places.weights]
         b = sources[places.bias] if len(sources) > places.bias else -1
@@ -218,12 +219,12 @@ class _Emitter:
             raise TypeError("only convolutions of constant weights are quantizable")
         params = self._own(x)
         q, scales, bias = quantize_weights(weights, graph.constant(b), params.scale, y_scale, places.axis)
-        inputs = list(sources)
+        if bias is None:
+            bias = np.zeros(len(scales), np.int32)
+        inputs = sources[: places.bias]
         inputs[places.x] = self._as_int8(x, params)
         inputs[places.weights] = self._constant(w, q, "INT8", scales, places.axis)
-        if bias is not None:
-            inputs[places.bias] = self._constant(b, bias, "INT32", (scales * np.float32(params.scale)), 0)
-        return inputs
+        return [*inputs, self._new_constant(w if b < 0 else b, bias, "INT32", scales * np.float32(params.scale), 0)]
 
     # Tensors
 
@@ -286,11 +287,17 @@ class _Emitter:
         """A quantized copy of a constant, one for all who want it with these scales."""
         key = (tensor, scales.tobytes() + bytes(str(zero), "ascii"))
         if key not in self.constants:
-            name = self.graph.tensor(tensor).name.decode(errors="replace")
-            index = self.graph.add_tensor(f"{name}/q{len(self.constants)}", data.shape, dtype, data=data)
-            self.graph.set_quantization(index, dtype, scales, np.full(len(scales), zero), axis)
-            self.constants[key] = index
+            self.constants[key] = self._new_constant(tensor, data, dtype, scales, axis, zero)
         return self.constants[key]
+
+    def _new_constant(
+        self, tensor: int, data: NDArray[Any], dtype: str, scales: NDArray[np.float32], axis: int, zero: int = 0
+    ) -> int:
+        """``data``, made of a constant and named after it."""
+        name = self.graph.tensor(tensor).name.decode(errors="replace")
+        index = self.graph.add_tensor(f"{name}/q{len(self.graph.subgraph.tensors)}", data.shape, dtype, data=data)
+        self.graph.set_quantization(index, dtype, scales, np.full(len(scales), zero), axis)
+        return index
 
     def _convert(self, kind: str, source: int, target: int, version: int) -> None:
         options = getattr(self.graph.schema, f"{kind.title()}OptionsT")()

@@ -148,6 +148,13 @@ def test_inspect_says_what_runs_it(run: Any, file: Path) -> None:
     assert ended.json["runtime"].startswith("mobileseg reference executor")
 
 
+def test_inspect_says_why_core_ml_is_not_timed(run: Any, file: Path) -> None:
+    assert "Xcode" in run("inspect", file, "--time", "--json").json["measured"]["not_run"]
+    shown = run("inspect", file, "--time").out
+    assert "not measured: Core ML runs on Apple's systems alone" in " ".join(shown.split())
+    assert "The costliest:" in shown.splitlines()
+
+
 # What is refused, or does not pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,47 @@ def test_where_an_artifact_is_slow(run: Any, converted: Any) -> None:
         "x".join(map(str, first["shape"])),
     ]
     assert first["name"][-20:] in rows[1]
+
+
+def test_how_long_an_artifact_takes(run: Any, converted: Any) -> None:
+    path = converted[1] / "small.fp32.onnx"
+    ended = run("inspect", path, "--time", "--runs", "2", "--json")
+    assert ended.code == 0, ended
+    measured = ended.json["measured"]
+    timed, costliest = measured["timed"], measured["costliest"]
+    assert timed["threads"] == 1
+    assert timed["whole_ms"] > 0
+    assert sum(kind["count"] for kind in measured["kinds"]) == len(timed["operators"])
+    times = [cost["ms"] for cost in costliest]
+    assert len(times) == 5
+    assert times == sorted(times, reverse=True)
+    assert times[0] == max(operator["ms"] for operator in timed["operators"])
+    shown = run("inspect", path, "--time", "--runs", "2").out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "ms here, on 1 thread, the median of" in shown
+    assert "The costliest:" not in lines
+    heading, _, first, *_ = lines[lines.index("The costliest, measured:") + 1 :]
+    assert heading.split() == ["No.", "Operator", "MACs", "Moved", "Estimate", "Share", "ms"]
+    assert re.fullmatch(r"\d+\.\d{3}", first.split()[-1])
+
+
+def test_what_was_not_measured_is_no_number(run: Any, converted: Any) -> None:
+    path = converted[1] / "small.fp32.onnx"
+    assert "--time" in run("inspect", path, "--json").json["measured"]["not_run"]
+    assert "not measured: it was not asked for (--time measures it)" in " ".join(run("inspect", path).out.split())
+
+
+def test_runs_without_time(run: Any, converted: Any) -> None:
+    ended = run("inspect", converted[1] / "small.fp32.onnx", "--runs", "3", "--json")
+    assert ended.code == 2
+    assert "--time, which times them, is missing" in ended.error["message"]
+
+
+def test_a_checkpoint_is_not_timed(run: Any, checkpoint: Path) -> None:
+    ended = run("inspect", checkpoint, "--time", "--json")
+    assert ended.code == 2
+    assert "mobileseg convert" in ended.error["message"]
 
 
 def test_a_file_that_does_not_load(run: Any) -> None:

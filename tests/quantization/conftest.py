@@ -77,6 +77,20 @@ class DeadChannels(nn.Module):
         return logits
 
 
+class Repeated(nn.Module):
+    """One layer without a bias used twice, and two poolings of equal weights; ranges differ at each place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 1)
+        self.rows = nn.Linear(SIZE[1], SIZE[1], bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(torch.sigmoid(self.first(x)), 3, 1, 1)
+        logits: Tensor = F.avg_pool2d(self.rows(torch.tanh(self.rows(x))), 3, 1, 1)
+        return logits
+
+
 def convert(network: nn.Module, path: Path) -> bytes:
     pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
     deployed = Deployed(network.eval(), Preprocessing("unit"), "logits")
@@ -100,6 +114,12 @@ def branches_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def dead_channels_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     torch.manual_seed(0)
     return convert(DeadChannels(), tmp_path_factory.mktemp("models") / "dead_channels.tflite")
+
+
+@pytest.fixture(scope="session")
+def repeated_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    return convert(Repeated(), tmp_path_factory.mktemp("models") / "repeated.tflite")
 
 
 @pytest.fixture(scope="session")

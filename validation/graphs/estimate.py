@@ -117,6 +117,13 @@ def _slowness(operation: Operation) -> tuple[float, float]:
     return (_LEFT, max(_LEFT, kind)) if operation.delegated is False else (1.0, kind)
 
 
+def shares(operations: Sequence[Operation]) -> tuple[float, ...]:
+    """Of the estimated time, 0 to 1 each; zeros where nothing is known."""
+    times = [seconds(operation) for operation in operations]
+    whole = math.fsum(times)
+    return tuple(time / whole if whole else 0.0 for time in times)
+
+
 def estimated(graph: Graph) -> Costs:
     operations = graph.operations
     times = [seconds(operation) for operation in operations]

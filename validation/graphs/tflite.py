@@ -130,15 +130,23 @@ def _constants(model: Any) -> Iterator[tuple[int, tuple[int, int, str]]]:
 def _layers(
     operators: Sequence[Mapping[str, Any]], constants: Mapping[int, tuple[int, int, str]], graph: Any
 ) -> Iterator[Layer]:
+    """Named after their largest constant."""
     seen: set[int] = set()
     for operator in operators:
-        own = [constants[int(t)] for t in operator["inputs"] if int(t) in constants]
-        own = list({c[0]: c for c in own if c[0] not in seen}.values())
-        seen.update(buffer for buffer, _, _ in own)
-        if own:
-            name = graph.Tensors(int(operator["outputs"][0])).Name().decode()
-            dtype = max(own, key=lambda c: c[1])[2]
-            yield Layer(name, operator["op_name"], dtype, int(np.sum([size for _, size, _ in own])))
+        own = dict[int, int]()
+        for index in (int(t) for t in operator["inputs"] if int(t) in constants):
+            own.setdefault(constants[index][0], index)
+        new = [index for buffer, index in own.items() if buffer not in seen]
+        seen.update(own)
+        if new:
+            largest = max(new, key=lambda index: constants[index][1])
+            size = sum(constants[index][1] for index in new)
+            yield Layer(
+                graph.Tensors(largest).Name().decode(errors="replace"),
+                operator["op_name"],
+                constants[largest][2],
+                size,
+            )
 
 
 def xnnpack_delegation(details: Sequence[Mapping[str, Any]]) -> Delegation:

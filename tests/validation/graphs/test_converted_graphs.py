@@ -210,16 +210,7 @@ class Poolings(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize(
-    ("form", "precision", "width"),
-    [
-        pytest.param(
-            *("tflite", "int8", 1),
-            marks=pytest.mark.xfail(strict=True, reason="the quantizer writes equal weights of two layers twice"),
-        ),
-        ("xnnpack", "fp32", 4),
-    ],
-)
+@pytest.mark.parametrize(("form", "precision", "width"), [("tflite", "int8", 1), ("xnnpack", "fp32", 4)])
 def test_no_constant_of_a_rewrite_is_in_a_file_twice(tmp_path, form, precision, width):
     torch.manual_seed(0)
     path = lowered(Poolings().eval(), tmp_path / "poolings", form, precision)
