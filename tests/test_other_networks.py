@@ -118,7 +118,7 @@ def all_in_fp32() -> Iterator[Any]:
             yield pytest.param(model, target, marks=[pytest.mark.slow] if slow else [], id=f"{model}-{target}")
 
 
-@pytest.mark.parametrize(("model", "target"), all_in_fp32())
+@pytest.mark.parametrize(("model", "target"), list(all_in_fp32()))
 def test_fp32(model: str, target: str, tmp_path: Path) -> None:
     passes_its_gates(model, target, "fp32", SIZE, tmp_path)
 
