@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# As many processes as cores already, and tiny tensors. Read when PyTorch and NumPy are imported, here and in children.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from mobileseg.quick_graphs import quick_graphs
 
 

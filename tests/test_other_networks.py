@@ -51,8 +51,10 @@ NETWORKS = {
     "autocast, CBAM": "oddities.py:scripted",
 }
 QUICK_ODD_SIZE = "unet.py:half_pixel"
+# Their operators are in the others, too: asymmetric and dilated convolutions as in DABNet, a context as MobileNetV3's.
+LIKE_OTHERS = ("cgnet.py:build", "edanet.py:build")
 TAKE_ODD_SIZES = ("unet.py:build", "deeplab.py:build", "cgnet.py:build")
-# Through ExecuTorch: bilinear resizing, unpooling, shuffles, attention. TFLite, ONNX and Core ML get all.
+# Through ExecuTorch: bilinear resizing, unpooling, shuffles, attention. TFLite, ONNX and Core ML get more.
 QUICK_EXECUTORCH = ("unet.py:build", "segnet.py:build", "oddities.py:shuffled", "oddities.py:attention")
 # In 16 bits: bilinear resizing, unpooling.
 QUICK_FP16 = ("unet.py:build", "segnet.py:build")
@@ -112,11 +114,11 @@ def test_the_networks_are_worth_comparing(model: str) -> None:
 def all_in_fp32() -> Iterator[Any]:
     for model in (m for m in NETWORKS.values() if m != QUICK_ODD_SIZE):
         for target in registry.TARGETS:
-            slow = target == "executorch" and model not in QUICK_EXECUTORCH
+            slow = model in LIKE_OTHERS or (target == "executorch" and model not in QUICK_EXECUTORCH)
             yield pytest.param(model, target, marks=[pytest.mark.slow] if slow else [], id=f"{model}-{target}")
 
 
-@pytest.mark.parametrize(("model", "target"), all_in_fp32())
+@pytest.mark.parametrize(("model", "target"), list(all_in_fp32()))
 def test_fp32(model: str, target: str, tmp_path: Path) -> None:
     passes_its_gates(model, target, "fp32", SIZE, tmp_path)
 

@@ -17,7 +17,7 @@ import torch
 
 from mobileseg import convert, making_apart, resources, workers
 from mobileseg.architectures.erfnet import ERFNet
-from mobileseg.converters import onnx
+from mobileseg.converters import tflite
 from mobileseg.errors import MissingExtraError, UnavailableError
 from mobileseg.making import Failure, Made, Task
 from mobileseg.sources import PictureSource
@@ -76,28 +76,28 @@ def failing(rewritten: object, lowering: object, path: Path) -> None:
 def test_one_that_fails_loses_nothing_of_the_others(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx, "TARGET", replace(onnx.TARGET, lower=failing))
+    monkeypatch.setattr(tflite, "TARGET", replace(tflite.TARGET, lower=failing))
     result = convert(weights, to="tflite,onnx", size=SIZE, image_count=1, output=tmp_path, jobs=1)
     (failure,) = result.failures
-    assert (failure.target, failure.error, failure.exit_code) == ("onnx", "ValueError", 1)
+    assert (failure.target, failure.error, failure.exit_code) == ("tflite", "ValueError", 1)
     assert "report this as a bug" in failure.message
     assert "failing" in failure.traceback
     assert result.passed is False
     assert result.exit_code == 1
-    assert {p.name for p in tmp_path.iterdir()} == {"small.fp32.tflite", "small.fp32.tflite.report.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"small.fp32.onnx", "small.fp32.onnx.report.json"}
 
 
 def test_a_target_that_is_not_installed_stands_beside_the_others(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx, "TARGET", replace(onnx.TARGET, modules=("no_such_module",)))
+    monkeypatch.setattr(tflite, "TARGET", replace(tflite.TARGET, modules=("no_such_module",)))
     result = convert(weights, to="tflite,onnx", size=SIZE, image_count=1, output=tmp_path)
     (failure,) = result.failures
-    assert "pip install 'mobileseg[onnx]'" in failure.message
+    assert "pip install 'mobileseg[tflite]'" in failure.message
     assert result.exit_code == UnavailableError.exit_code
-    assert (tmp_path / "small.fp32.tflite").is_file()
+    assert (tmp_path / "small.fp32.onnx").is_file()
     with pytest.raises(MissingExtraError, match="no_such_module"):
-        convert(weights, to="onnx", size=SIZE, output=tmp_path)
+        convert(weights, to="tflite", size=SIZE, output=tmp_path)
 
 
 def ended(

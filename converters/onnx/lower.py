@@ -7,6 +7,7 @@ order.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import warnings
@@ -85,6 +86,7 @@ def opset_of(options: Mapping[str, Any]) -> int:
 def _export(rewritten: RewrittenProgram, output: str, opset: int) -> Any:
     import torch
 
+    _list_operators_once()
     try:
         exported = torch.onnx.export(
             rewritten.program,
@@ -101,6 +103,15 @@ def _export(rewritten: RewrittenProgram, output: str, opset: int) -> Any:
     if exported is None:
         raise MobilesegError("torch.onnx.export returned no program.")
     return exported.model_proto
+
+
+def _list_operators_once() -> None:
+    """Else the exporter reads the sources of its five hundred operators anew for each file, a third of a second."""
+    from torch.onnx._internal import _lazy_import
+
+    apis: Any = vars(_lazy_import)["onnxscript_apis"]
+    if not hasattr(apis.get_torchlib_ops, "cache_info"):
+        apis.get_torchlib_ops = functools.cache(apis.get_torchlib_ops)
 
 
 def _finish(model: Any, opset: int, metadata: Mapping[str, Any]) -> None:

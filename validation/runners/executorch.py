@@ -16,6 +16,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from importlib import metadata as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,10 +111,17 @@ def run_untried(path: Path) -> None:
     """Load and run a program once, on zeros, whatever becomes of this process."""
     import torch
 
-    program = _runtime(1).load_program(path.read_bytes())
-    method, declared = program.load_method(FORWARD), program.metadata(FORWARD)
+    # Not `executorch.runtime`, which imports the whole compiler: three seconds of a process that lives for one run.
+    try:
+        library = import_module("executorch.extension.pybindings._C")
+    except ModuleNotFoundError:
+        library = import_module("executorch.extension.pybindings.portable_lib")
+    library._unsafe_reset_threadpool(1)
+    content = path.read_bytes()
+    program = library._load_program_from_buffer(content, program_verification=library.Verification.InternalConsistency)
+    method, declared = program.load_method(FORWARD), program.method_meta(FORWARD)
     tensors = (declared.input_tensor_meta(i) for i in range(declared.num_inputs()))
-    method.execute([torch.zeros(tensor.sizes(), dtype=getattr(torch, _DTYPES[tensor.dtype()])) for tensor in tensors])
+    method([torch.zeros(tensor.sizes(), dtype=getattr(torch, _DTYPES[tensor.dtype()])) for tensor in tensors])
 
 
 def _runtime(threads: int) -> Any:

@@ -14,7 +14,12 @@ _SET = re.compile(r"\{([^}]*)\}")
 
 def _partitioners() -> list[Any]:
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+    from executorch.backends.vulkan.patterns import fusable_patterns, rope, rope_hf
 
+    # The registry holds what stands below these functions' caches, so that each file would trace the rotary embeddings
+    # of language models twice: two seconds.
+    fusable_patterns["export_llama_rope"].get_graphs_fn = rope.get_rope_graphs
+    fusable_patterns["hf_rope"].get_graphs_fn = rope_hf.get_hf_rope_graphs
     return [VulkanPartitioner()]
 
 

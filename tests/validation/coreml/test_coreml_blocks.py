@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[3]
 SIZE = (32, 48)
 
 CHOSEN = {
-    "inverted_residual": ["fp32", "fp16", "int8", "palette6"],
-    "bottleneck": ["fp32", "fp16", "uint8", "W8A8"],
+    "inverted_residual": ["fp32", "int8", "palette6"],
+    "bottleneck": ["fp32", "uint8", "W8A8"],
     "unet": ["fp32", "fp16", "palette8", "sparse"],
-    "aspp": ["fp32", "fp16", "palette4", "sparse int8"],
+    "aspp": ["fp32", "palette4", "sparse int8"],
     "segformer": ["fp32", "fp16", "int4 block", "palette3 group"],
-    "segformer_fused": ["fp32 iOS18", "sparse palette4", "W8A8"],
+    "segformer_fused": ["fp32 iOS18", "sparse palette4"],
 }
 """Every block and every form, though not each of each; those are the slow test's."""
 
