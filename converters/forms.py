@@ -27,9 +27,9 @@ class Forms:
     (`passes.rewrite_expansion`). ``nearest``: nearest resizing to a multiple as it is, or by blocks of copies
     (`passes.rewrite_nearest`). ``grouped_convolution``: of small groups, as it is or by depthwise ones
     (`passes.rewrite_grouped_convolution`). ``max_pooling``: with its padding, or with its border repeated
-    (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, or as a depthwise
-    convolution (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights may be multiplied by
-    (`passes.move_affine`); halves become subnormal sooner.
+    (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, as a depthwise
+    convolution, or as one only before a ReLU (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights
+    may be multiplied by (`passes.move_affine`); halves become subnormal sooner.
     """
 
     mask: Literal["ceil", "sign", "scaled"]
@@ -44,7 +44,7 @@ class Forms:
     nearest: Literal["native", "blocks"] = "native"
     grouped_convolution: Literal["native", "depthwise"] = "native"
     max_pooling: Literal["native", "repeated_border"] = "native"
-    affine: Literal["native", "depthwise"] = "native"
+    affine: Literal["native", "depthwise", "rectified"] = "native"
     smallest_gain: float = 0.0
 
 
@@ -69,6 +69,7 @@ _ONNX = Forms(
     transposed_convolution="native",
     adaptive_pooling="channels_first",
     channel_shuffle="channels_first",
+    affine="rectified",
 )
 # The preprocessing stays one gain and one offset, in float32 in every precision, and the weights the network's. Each
 # operator keeps the plane in its last two axes, where the Neural Engine wants it: strided slices, a concatenation
@@ -99,8 +100,10 @@ _XNNPACK = Forms(
     grouped_convolution="depthwise",
     affine="depthwise",
 )
+# ExecuTorch's own kernels take any form, none of them fast.
+_PORTABLE = replace(_ONNX, affine="native")
 # Vulkan has neither sign nor ceil, argmax over the last axis alone, and tensors of four axes at most.
-_VULKAN = replace(_ONNX, mask="scaled", channel_reduction="last_axis")
+_VULKAN = replace(_PORTABLE, mask="scaled", channel_reduction="last_axis")
 
 
 def _of_halves(forms: Forms) -> Forms:
@@ -131,9 +134,8 @@ TABLE: dict[tuple[str, str], Forms] = {
     ("executorch", "fp16"): _of_halves(_XNNPACK),
     ("executorch-coreml", "fp32"): _COREML,
     ("executorch-coreml", "fp16"): _of_halves(_COREML),
-    # ExecuTorch's own kernels take any form, none of them fast.
-    ("executorch-portable", "fp32"): _ONNX,
-    ("executorch-portable", "fp16"): _of_halves(_ONNX),
+    ("executorch-portable", "fp32"): _PORTABLE,
+    ("executorch-portable", "fp16"): _of_halves(_PORTABLE),
     ("executorch-vulkan", "fp32"): _VULKAN,
     ("executorch-vulkan", "fp16"): _of_halves(_VULKAN),
 }

@@ -17,8 +17,9 @@ windows without padding, adaptive ones and bilinear resizing keep a constant wha
 
 Preconditions: constants of one number or one per channel, weights that are constants; whatever reads a gain or an
 offset can take it (else it stays: it would be computed anyway), a pooling gets smaller than its input, and convolutions
-make half or more of what is concatenated. A gain under a maximum must be positive. A gain below ``forms.smallest_gain``
-goes into no weights: halves of weights divided by 255 would be subnormal, which phones flush to zero.
+make half or more of what is concatenated (and, in form "rectified", no ReLU follows). A gain under a maximum must be
+positive. A gain below ``forms.smallest_gain`` goes into no weights: halves of weights divided by 255 would be
+subnormal, which phones flush to zero.
 
 Exactness: past a maximum bit-exact (rounding is monotone); else the products are made in float64 and rounded once, and
 sums are taken in another order: a few units in the last place of their largest term (tests hold 1e-5 of the largest
@@ -78,6 +79,14 @@ def constant_of(module: GraphModule, node: Node) -> Node | None:
     return next((n for n in node.all_input_nodes if constant(module, n) is not None), None)
 
 
+def is_rectified(node: Node) -> bool:
+    """Whether nothing but gains and offsets lies between here and a ReLU."""
+    if len(node.users) != 1:
+        return False
+    (user,) = node.users
+    return is_call(user, aten.relu.default) or (is_call(user, _GAIN, _OFFSET) and is_rectified(user))
+
+
 def _with(module: GraphModule, before: Node, node: Node, x: Node, number: Tensor) -> Node:
     """A gain or offset of ``x``, made of ``node``'s, in front of ``before``."""
     shaped = number.reshape(1, -1, 1, 1).to(value(x).dtype)
@@ -114,7 +123,9 @@ def _into_convolution(module: GraphModule, node: Node, x: Node, number: Tensor, 
     return True
 
 
-def _into_parts(module: GraphModule, node: Node, x: Node, number: Tensor, _: Forms) -> bool:
+def _into_parts(module: GraphModule, node: Node, x: Node, number: Tensor, forms: Forms) -> bool:
+    if forms.affine == "rectified" and is_rectified(node):
+        return False
     if not is_call(x, aten.cat.default) or len(x.users) > 1 or arguments_of(x)["dim"] % 4 != 1:
         return False
     parts = cast("list[Node]", x.args[0])

@@ -141,3 +141,14 @@ def test_halves_are_not_made_subnormal(exported: Any, lines: tuple[Forms, ...]) 
     network, x = Network(lambda n, x: n.padded(x * (1 / 255))), picture()
     rewritten = exported(network, x).rewrite(PASS, replace(lines[0], smallest_gain=0.0625))
     assert (rewritten.outcome.count, dict(rewritten.operators)) == (0, {"mul": 1, "conv2d": 1})
+
+
+def test_before_a_relu_it_stays_in_form_rectified(exported: Any, lines: tuple[Forms, ...]) -> None:
+    def function(n: Network, x: Tensor) -> Tensor:
+        return torch.relu(torch.cat([n.wide(x), F.max_pool2d(x, 3, 2, 1)], 1) * n.g14 + n.t14)
+
+    network, x = Network(function), picture()
+    for affine, count in (("native", 4), ("rectified", 0)):
+        rewritten = exported(network, x).rewrite(PASS, replace(lines[0], affine=affine))
+        assert rewritten.outcome.count == count
+        torch.testing.assert_close(rewritten(x), network(x), rtol=TOLERANCE, atol=TOLERANCE)

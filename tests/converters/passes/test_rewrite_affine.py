@@ -80,3 +80,22 @@ def test_form_native(exported: Any, depthwise: Forms) -> None:
     network = Affine(lambda x, g, t: x * g + t, 4)
     rewritten = exported(network, torch.randn(1, 4, 5, 7)).rewrite(PASS, replace(depthwise, affine="native"))
     assert (rewritten.outcome.count, dict(rewritten.operators)) == (0, {"mul": 1, "add": 1})
+
+
+BEFORE_RELU = {
+    "both": (lambda x, g, t: torch.relu(x * g + t), 1),
+    "only a gain": (lambda x, g, t: torch.relu(x * g), 0),
+    "no ReLU": (lambda x, g, t: x * g + t, 0),
+    "read twice": (lambda x, g, t: next(torch.relu(y) + y for y in [x * g + t]), 0),
+}
+
+
+@pytest.mark.parametrize(("function", "count"), BEFORE_RELU.values(), ids=BEFORE_RELU)
+@pytest.mark.parametrize("channels", [3, 12])
+def test_one_convolution_before_a_relu(
+    exported: Any, depthwise: Forms, function: Any, count: int, channels: int
+) -> None:
+    network, x = Affine(function, channels), torch.randn(2, channels, 5, 7)
+    rewritten = exported(network, x).rewrite(PASS, replace(depthwise, affine="rectified"))
+    assert (rewritten.outcome.count, rewritten.operators["conv2d"]) == (count, count)
+    torch.testing.assert_close(rewritten(x), network(x), rtol=1e-6, atol=1e-6)
