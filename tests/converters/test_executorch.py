@@ -380,6 +380,16 @@ def test_a_maximum_over_the_channels_is_left(tmp_path: Path) -> None:
     assert set(file.delegation["left"]) == {"aten.max.dim"}
 
 
+def test_copies_side_by_side_stay_in_the_call(tmp_path: Path) -> None:
+    # ExecuTorch's partitioner counts the tensors of a concatenation without repetition.
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Upsample(scale_factor=2)).eval()
+    path = tmp_path / "nearest.pte"
+    lower(path, Deployed(module, None, "logits"), "fp32", {})
+    file, x = loaded(path), picture()
+    np.testing.assert_allclose(file.run(x), expected(module, x), rtol=1e-5, atol=1e-5)
+    assert (len(file.delegation["calls"]), file.delegation["left"]) == (1, {})
+
+
 def test_what_a_compiler_does_not_survive_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
 
