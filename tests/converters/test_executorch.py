@@ -382,11 +382,13 @@ def test_a_maximum_over_the_channels_is_left(tmp_path: Path) -> None:
 
 def test_copies_side_by_side_stay_in_the_call(tmp_path: Path) -> None:
     # ExecuTorch's partitioner counts the tensors of a concatenation without repetition.
+    torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Upsample(scale_factor=2)).eval()
     path = tmp_path / "nearest.pte"
     lower(path, Deployed(module, None, "logits"), "fp32", {})
     file, x = loaded(path), picture()
-    np.testing.assert_allclose(file.run(x), expected(module, x), rtol=1e-5, atol=1e-5)
+    # Sums of 27 products of numbers up to 255: a float's last place there, not one of what is left of them.
+    np.testing.assert_allclose(file.run(x), expected(module, x), rtol=0, atol=27 * 255 * 2**-23)
     assert (len(file.delegation["calls"]), file.delegation["left"]) == (1, {})
 
 
