@@ -7,6 +7,7 @@ A pass works on the unlifted `torch.fx.GraphModule` of an ExportedProgram in can
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def add_constant(
     stem = name_of(source) or name.replace(".", "_")
     if role:
         stem = f"{stem.rpartition('_')[0] or stem}_{role}"
-    free = next(n for n in (stem, *(f"{stem}_{i}" for i in range(1, 10**6))) if not hasattr(module, n))
+    names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
+    free = next(n for n in names if not hasattr(module, n))
     module.register_buffer(free, tensor.contiguous())
     with module.graph.inserting_before(before):
         node = module.graph.get_attr(free)
