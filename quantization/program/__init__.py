@@ -1,0 +1,4 @@
+"""Static int8 on the rewritten program: which values are rounded, their ranges, what that does to the result.
+
+All targets share it. A target's own quantizer writes what is found here into its file's form.
+"""

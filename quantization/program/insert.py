@@ -1,0 +1,92 @@
+"""A plan written into the program: each rounded value goes through a quantization and back.
+
+Before:  y = conv(x, w, b)
+After:   y = dequantize(quantize(conv(x, dequantize(w8), b)))
+
+with the operators of `torch.ao` (``quantized_decomposed``), which ExecuTorch's XNNPACK delegate, torch.onnx and
+coremltools read. Values that are moved get the pair of the value whose numbers they hold, so that a backend sees
+int8 on both sides of a move; between zeros and ones there is none.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from mobileseg.quantization.program.plan import GREATEST, LEAST
+from mobileseg.quantization.program.simulate import is_quantized, round_weights
+from mobileseg.quantization.program.values import CONVOLUTIONS, constant, name_of, weight_axis
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+
+    from mobileseg.quantization.program.plan import Plan, Scale
+
+
+def inserted(module: GraphModule, plan: Plan) -> GraphModule:
+    """A copy of the program with the plan in it; weights of int8 convolutions are int8, a scale per output channel."""
+    from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the operators
+
+    changed = copy.deepcopy(module)
+    twins = dict(zip(module.graph.nodes, changed.graph.nodes, strict=True))
+    for node in module.graph.nodes:
+        if name_of(node) in CONVOLUTIONS and node not in plan.floats and is_quantized(plan, node):
+            _quantize_weights(changed, twins[node])
+    for node in module.graph.nodes:
+        scale = _scale_behind(plan, node)
+        if scale is not None:
+            _quantize_value(changed, twins[node], scale)
+    changed.graph.eliminate_dead_code()
+    changed.graph.lint()
+    changed.recompile()
+    return changed
+
+
+def _scale_behind(plan: Plan, node: Node) -> Scale | None:
+    if node in plan.values.fused:
+        return None
+    if node in plan.values.origin:
+        return None if node in plan.floats else plan.scales.get(plan.values.root(node))
+    return plan.scales.get(node)
+
+
+def _quantize_value(module: GraphModule, node: Node, scale: Scale) -> None:
+    operators: Any = torch.ops.quantized_decomposed
+    figures = (scale.scale, scale.zero_point, LEAST, GREATEST, torch.int8)
+    readers = [n for n in node.users if n.op != "output" or node.op != "placeholder"]
+    with module.graph.inserting_after(node):
+        quantized = module.graph.call_function(operators.quantize_per_tensor.default, (node, *figures))
+    with module.graph.inserting_after(quantized):
+        back = module.graph.call_function(operators.dequantize_per_tensor.default, (quantized, *figures))
+    value = cast("torch.Tensor", node.meta["val"])
+    quantized.meta["val"], back.meta["val"] = value.to(torch.int8), value
+    for reader in readers:
+        reader.replace_input_with(node, back)
+
+
+def _quantize_weights(module: GraphModule, node: Node) -> None:
+    weights = constant(module, node.args[1])
+    if weights is None:
+        raise TypeError("only convolutions of constant weights are quantizable")
+    operators: Any = torch.ops.quantized_decomposed
+    axis = weight_axis(node)
+    numbers, scales = round_weights(weights, axis)
+    stem = str(cast("Node", node.args[1]).target).replace(".", "_")
+    tensors = {
+        "int8": numbers.to(torch.int8),
+        "scales": scales.flatten(),
+        "zeros": torch.zeros(scales.numel(), dtype=torch.int64),
+    }
+    with module.graph.inserting_before(node):
+        nodes = []
+        for role, tensor in tensors.items():
+            name = f"{stem}_{node.name}_{role}"
+            module.register_buffer(name, tensor.contiguous())
+            nodes.append(module.graph.get_attr(name))
+            nodes[-1].meta["val"] = tensor.to("meta")
+        figures = (axis, -GREATEST, GREATEST, torch.int8)
+        back = module.graph.call_function(operators.dequantize_per_channel.default, (*nodes, *figures))
+        back.meta["val"] = weights.to("meta")
+    node.update_arg(1, back)

@@ -1,0 +1,149 @@
+"""What static int8 does to a rewritten program: the scale of each rounded value, and what stays in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mobileseg.quantization.program.values import CONCATENATIONS, name_of
+
+if TYPE_CHECKING:
+    from torch.fx import Node
+
+    from mobileseg.quantization.program.values import Values
+    from mobileseg.quantization.ranges import Range, Statistics
+
+PICTURE: Range = (0.0, 255.0)
+"""The input's range: the camera's bytes are then the int8 numbers, shifted by 128."""
+
+LEAST, GREATEST = -128, 127
+
+CONCATENATION_LOSS = 1.5
+"""Where a concatenation's range is this much wider, an input that others read too keeps its scale and is requantized."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """``value = (number - zero_point) * scale``, number in -128..127."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``ranges``, ``scales``: of each value that is rounded. ``floats``: operators that compute in float."""
+
+    values: Values
+    ranges: Mapping[Node, Range]
+    scales: Mapping[Node, Scale]
+    floats: frozenset[Node] = frozenset()
+
+
+def scale_of(low: float, high: float) -> Scale:
+    """Of a range, zero made exactly representable (padding writes it). Finite for any range: one of nothing but zero
+    gets float32's smallest normal scale."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / (GREATEST - LEAST), float(np.finfo(np.float32).tiny))
+    scale = float(np.float32(scale))  # what the file holds and the kernels compute with
+    return Scale(scale, int(np.clip(round(LEAST - low / scale), LEAST, GREATEST)))
+
+
+def ranges_of(
+    values: Values, statistics: Mapping[Node, Statistics], method: Callable[[Statistics], Range]
+) -> dict[Node, Range]:
+    """Each rounded value's range, those of values with one scale joined.
+
+    The result's is not cut: its order counts, and what is cut off becomes equal.
+    """
+    found: dict[Node, Range] = {}
+    for node in values.rounded:
+        if node.op == "placeholder":
+            found[node] = PICTURE
+        elif node in statistics:
+            seen = statistics[node]
+            found[node] = (seen.low, seen.high) if node in values.outputs else method(seen)
+    return _joined(values, found)
+
+
+def _joined(values: Values, ranges: Mapping[Node, Range]) -> dict[Node, Range]:
+    groups = _Groups(ranges)
+    pairs = [(result, values.root(source)) for result, source in values.alike]
+    # Concatenations last: whether one would widen its inputs' scales shows once these are known.
+    for result, source in sorted(pairs, key=lambda pair: name_of(pair[0]) in CONCATENATIONS):
+        if result not in ranges or source not in ranges:
+            continue
+        if name_of(result) in CONCATENATIONS and groups.loses(source, result) and groups.is_read_elsewhere(source):
+            continue
+        groups.join(result, source)
+    return {node: groups.range(node) for node in ranges}
+
+
+class _Groups:
+    """Disjoint sets of values with one range each. A group with the picture keeps the picture's."""
+
+    def __init__(self, ranges: Mapping[Node, Range]) -> None:
+        self._ranges = dict(ranges)
+        self._parent = {node: node for node in ranges}
+        self._size = dict.fromkeys(ranges, 1)
+
+    def root(self, node: Node) -> Node:
+        while self._parent[node] is not node:
+            node = self._parent[node]
+        return node
+
+    def range(self, node: Node) -> Range:
+        return self._ranges[self.root(node)]
+
+    def join(self, a: Node, b: Node) -> None:
+        ra, rb = self.root(a), self.root(b)
+        if ra is rb:
+            return
+        (la, ha), (lb, hb) = self._ranges[ra], self._ranges[rb]
+        keeper, other = (rb, ra) if rb.op == "placeholder" else (ra, rb)
+        self._parent[other] = keeper
+        self._size[keeper] += self._size[other]
+        if keeper.op != "placeholder":
+            self._ranges[keeper] = (min(la, lb), max(ha, hb))
+
+    def is_read_elsewhere(self, node: Node) -> bool:
+        return len(node.users) > 1 or self._size[self.root(node)] > 1
+
+    def loses(self, source: Node, result: Node) -> bool:
+        (low, high), (wide_low, wide_high) = self.range(source), self.range(result)
+        return (wide_high - wide_low) > CONCATENATION_LOSS * (high - low)
+
+
+def plan_for(values: Values, ranges: Mapping[Node, Range], floats: frozenset[Node] = frozenset()) -> Plan:
+    """The plan in which the operators ``floats`` compute in float.
+
+    A value between two of them is not rounded; one that an int8 operator writes or reads is.
+    """
+    kept = {node: r for node, r in ranges.items() if not _is_only_float(values, node, floats)}
+    return Plan(values, kept, {node: scale_of(*r) for node, r in kept.items()}, floats)
+
+
+def _is_only_float(values: Values, node: Node, floats: frozenset[Node]) -> bool:
+    if not floats:
+        return False
+    if node.op != "placeholder" and node not in floats:
+        return False
+    return all(reader in floats for reader in _readers(values, node))
+
+
+def _readers(values: Values, node: Node) -> list[Node]:
+    """The operators that read a value's numbers, wherever those are moved."""
+    found, waiting, seen = [], [node], {node}
+    while waiting:
+        for reader in waiting.pop().users:
+            if reader.op == "output" or reader in seen:
+                continue
+            seen.add(reader)
+            if reader in values.origin:
+                waiting.append(reader)
+            else:
+                found.append(reader)
+    return found
