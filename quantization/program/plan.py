@@ -22,7 +22,7 @@ PICTURE: Range = (0.0, 255.0)
 LEAST, GREATEST = -128, 127
 
 CONCATENATION_LOSS = 1.5
-"""Where a concatenation's range is this much wider, an input that others read too keeps its scale and is requantized."""
+"""Where a concatenation's range is this much wider, an input that others read keeps its scale and is requantized."""
 
 
 @dataclass(frozen=True)

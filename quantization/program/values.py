@@ -31,36 +31,10 @@ LIMITS = frozenset({"relu", "hardtanh", "relu6", "clamp"})
 BEFORE_LIMITS = CONVOLUTIONS | {"add", "sub", "mul"}
 
 MOVES = frozenset(
-    [
-        "alias",
-        "clone",
-        "contiguous",
-        "permute",
-        "transpose",
-        "numpy_T",
-        "t",
-        "reshape",
-        "view",
-        "_unsafe_view",
-        "expand",
-        "repeat",
-        "unsqueeze",
-        "squeeze",
-        "slice",
-        "select",
-        "narrow",
-        "split_with_sizes",
-        "unbind",
-        "getitem",
-        "pad",
-        "constant_pad_nd",
-        "max_pool2d",
-        "space_to_depth",
-        "depth_to_space",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "upsample_nearest2d",
-    ]
+    {"alias", "clone", "contiguous", "permute", "transpose", "numpy_T", "t", "reshape", "view", "_unsafe_view"}
+    | {"expand", "repeat", "unsqueeze", "squeeze", "slice", "select", "narrow", "split_with_sizes", "unbind", "getitem"}
+    | {"pad", "constant_pad_nd", "max_pool2d", "space_to_depth", "depth_to_space", "pixel_shuffle", "pixel_unshuffle"}
+    | {"upsample_nearest2d"}
 )
 """The result holds elements of the one computed argument, and a constant border."""
 
