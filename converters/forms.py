@@ -127,6 +127,7 @@ TABLE: dict[tuple[str, str], Forms] = {
     ),
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _of_halves(_ONNX),
+    ("onnx", "int8"): _ONNX,
     ("coreml", "fp32"): _COREML,
     # Compressed weights are made from the fp16 file, and compute as it does.
     **{("coreml", precision): _of_halves(_COREML) for precision in ("fp16", "w8", "palette4", "palette6", "palette8")},

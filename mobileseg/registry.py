@@ -39,9 +39,10 @@ DEVICES = {"qemu-arm64": "mobileseg.validation.devices.qemu_arm64"}
 
 # (target, precision) -> how a file of that precision is made from one that the target lowers.
 QUANTIZERS = {
-    ("tflite", "int8"): Recipe("mobileseg.quantization.tflite:quantize_file", base="fp32", calibrated=True),
+    ("tflite", "int8"): Recipe("fp32", True, "mobileseg.quantization.tflite:quantize_file"),
+    ("onnx", "int8"): Recipe("fp32", True, None),
     **{
-        ("coreml", precision): Recipe("mobileseg.quantization.coreml:compress_weights", base="fp16", calibrated=False)
+        ("coreml", precision): Recipe("fp16", False, "mobileseg.quantization.coreml:compress_weights")
         for precision in ("w8", "palette4", "palette6", "palette8")
     },
 }
@@ -122,14 +123,14 @@ def device(name: str) -> Any:
     return importlib.import_module(DEVICES[name])
 
 
-def quantizer(recipe: Recipe) -> Any:
-    """The function of a recipe: ``(path, precision, pictures) -> Quantized``, which rewrites the file in place.
+def quantizer(function: str) -> Any:
+    """The function of a recipe: ``(path, precision, planned) -> Quantized``, which rewrites the file in place.
 
-    ``path``: the file of precision ``recipe.base``. ``pictures``: (H, W, 3) uint8 RGB of its size, one at a time; none
-    where the recipe is not calibrated.
+    ``path``: the file of the recipe's base precision. ``planned``: the int8 plan of its program
+    (`mobileseg.quantization.program.Planned`), None where the recipe makes none.
     """
-    module, _, function = recipe.function.partition(":")
-    return getattr(importlib.import_module(module), function)
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def preprocessing(name: str) -> Preprocessing:

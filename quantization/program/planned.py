@@ -1,0 +1,123 @@
+"""From a rewritten program and calibration pictures to its int8 plan: the part that all targets share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mobileseg.errors import PictureError
+from mobileseg.quantization.prints import Known, print_of
+from mobileseg.quantization.program.insert import inserted
+from mobileseg.quantization.program.plan import plan_for, ranges_of
+from mobileseg.quantization.program.search import search
+from mobileseg.quantization.program.simulate import Observer, observe
+from mobileseg.quantization.program.values import values_of
+from mobileseg.quantization.ranges import range_method
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from torch.fx import GraphModule, Node
+
+    from mobileseg.quantization.program.plan import Plan
+    from mobileseg.quantization.program.search import Searched
+    from mobileseg.types import Int8Recipe
+
+Pictures = Callable[[], "Iterator[NDArray[np.uint8]]"]
+"""Each call gives the pictures anew, (H, W, 3) uint8 RGB of the program's size, one at a time."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """``module``: the rewritten program, in float. ``images``: how many pictures calibrated. ``picture``: one of
+    them."""
+
+    module: GraphModule
+    plan: Plan
+    searched: Searched
+    recipe: Int8Recipe
+    images: int
+    picture: NDArray[np.uint8]
+
+    @property
+    def words(self) -> str:
+        """The recipe, for people."""
+        return (
+            "static int8: weights symmetric per channel, activations asymmetric per tensor, "
+            f"ranges by {self.recipe.ranges} over the calibration pictures"
+        )
+
+    @property
+    def kept_float(self) -> tuple[str, ...]:
+        """The names of the values whose operators compute in float."""
+        return tuple(node.name for item in self.searched.kept for node in item.unit if node in self.plan.values.rounded)
+
+    def written(self) -> GraphModule:
+        """The program with its values quantized and back (`insert`)."""
+        return inserted(self.module, self.plan)
+
+    def known(self) -> list[Known]:
+        """What the plan says of each float value, with the value's print on ``picture``."""
+        found: list[Known] = []
+
+        def see(node: Node, value: Tensor) -> None:
+            scaled = self.plan.scale_held(node) is not None
+            held = self.plan.ranges.get(self.plan.values.root(node)) if scaled else None
+            found.append(Known(print_of(value.detach().numpy()), held, node in self.plan.floats))
+
+        computed = [
+            n for n in self.module.graph.nodes if n.op in {"placeholder", "call_function"} and _is_float_tensor(n)
+        ]
+        with torch.no_grad():
+            Observer(self.module, computed, see).run(tensor_of(self.picture, self.module))
+        return found
+
+
+def plan_program(
+    module: GraphModule, pictures: Pictures, recipe: Int8Recipe, progress: Callable[[str, int, int], None] | None = None
+) -> Planned:
+    """Calibrate, and keep in float what the recipe's budget asks for.
+
+    ``module``: unlifted, in a target's forms, each node's value in ``meta["val"]``. ``progress``: called with what is
+    counted, how many are done, and how many there are (0: not known).
+
+    Raises `PictureError` where there is no picture, or one of another size; `OptionError` for an unknown range method.
+    """
+    method = range_method(recipe.ranges)
+    values = values_of(module)
+    tell = progress or (lambda what, done, of: None)
+    tensors = (tensor_of(picture, module, number) for number, picture in enumerate(pictures(), 1))
+    statistics, images = observe(module, values, tensors, lambda done: tell("pictures", done, 0))
+    if images == 0:
+        raise PictureError("There is no calibration picture; int8 needs some. Name their folder with --calibration.")
+    plan = plan_for(values, ranges_of(values, statistics, method))
+    probes = [tensor_of(picture, module) for picture in itertools.islice(pictures(), recipe.probes)]
+    searched = search(
+        module, plan, probes, at_least=recipe.min_agreement, progress=lambda done, of: tell("operators", done, of)
+    )
+    return Planned(module, searched.plan, searched, recipe, images, next(pictures()))
+
+
+def tensor_of(picture: NDArray[np.uint8], module: GraphModule, number: int = 1) -> Tensor:
+    """A picture (H, W, 3) uint8 as the program takes it: (N, 3, H, W) float32, the same for a whole batch.
+
+    Raises `PictureError` for one of another size; ``number`` is what it is called.
+    """
+    shape = tuple(next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"].shape)
+    if picture.shape != (*shape[2:], shape[1]):
+        raise PictureError(
+            f"Calibration picture {number} is {picture.shape}; the model takes {(*shape[2:], shape[1])}. "
+            "Resize the pictures to the size given by --size."
+        )
+    values = np.ascontiguousarray(picture.transpose(2, 0, 1)[None].astype(np.float32))
+    return torch.from_numpy(values).expand(shape).contiguous()
+
+
+def _is_float_tensor(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_floating_point()

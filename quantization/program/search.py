@@ -1,0 +1,101 @@
+"""Which operators to keep in float, where int8 throughout misses its budget.
+
+Units are ordered by the error that each makes alone (`sensitivity`). Of the first k in float, the least k is looked for
+by bisection whose plan meets the budget on the pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from mobileseg.quantization.program.plan import plan_for
+from mobileseg.quantization.program.sensitivity import Sensitivity, sensitivities
+from mobileseg.quantization.program.simulate import Observer, Simulator, first_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import Tensor
+    from torch.fx import GraphModule, Node
+
+    from mobileseg.quantization.program.plan import Plan
+
+LARGEST_SHARE = 0.5
+"""Of the units, how many may stay in float at most."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """``plan``: with the fewest float units that meet the budget, or with the most that were allowed. ``agreement``:
+    its share of equal pixels; ``int8``: that of int8 throughout. ``kept``: the units in float, those of the largest
+    error first; ``errors``: of all, in the program's order. ``evaluations``: plans simulated on all pictures, beside
+    the measurement of each unit.
+    """
+
+    plan: Plan
+    agreement: float
+    int8: float
+    kept: tuple[Sensitivity, ...]
+    errors: tuple[Sensitivity, ...]
+    evaluations: int
+
+
+def agreement(module: GraphModule, plan: Plan, pictures: Iterable[Tensor]) -> float:
+    """Share of pixels, 0 to 1, that get the same class in the program simulated under a plan as in float."""
+    exact, simulated = Observer(module, (), lambda node, value: None), Simulator(module, plan)
+    equal = total = 0
+    with torch.no_grad():
+        for picture in pictures:
+            a, b = (_classes(first_result(runner.run(picture))) for runner in (exact, simulated))
+            equal += int((a == b).sum())
+            total += a.numel()
+    return equal / max(1, total)
+
+
+def _classes(result: Tensor) -> Tensor:
+    return result.argmax(1) if result.is_floating_point() else result
+
+
+def search(
+    module: GraphModule,
+    plan: Plan,
+    pictures: Sequence[Tensor],
+    *,
+    at_least: float,
+    sensed: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Searched:
+    """The plan that keeps ``at_least`` of the pixels equal on ``pictures``, with as few float units as suffice.
+
+    ``sensed``: how many of the pictures each unit alone is measured on, only where int8 throughout is not enough.
+    """
+    whole = agreement(module, plan, pictures)
+    if whole >= at_least:
+        return Searched(plan, whole, whole, (), (), 1)
+    errors = sensitivities(module, plan, pictures[:sensed], progress)
+    order = sorted(errors, key=lambda item: -item.error)
+    least, most = 0, max(1, int(LARGEST_SHARE * len(order)))
+    plans = {0: (plan, whole), most: _kept(module, plan, order[:most], pictures)}
+    while most - least > 1 and plans[most][1] >= at_least:
+        middle = _between(least, most)
+        plans[middle] = _kept(module, plan, order[:middle], pictures)
+        least, most = (least, middle) if plans[middle][1] >= at_least else (middle, most)
+    chosen, found = plans[most]
+    return Searched(chosen, found, whole, tuple(order[:most]), tuple(errors), len(plans))
+
+
+def _between(least: int, most: int) -> int:
+    """Nearer to the few: the first units make most of the error."""
+    return max(least + 1, min(most - 1, round(math.sqrt((least + 1) * (most + 1))) - 1))
+
+
+def _kept(
+    module: GraphModule, plan: Plan, units: Sequence[Sensitivity], pictures: Sequence[Tensor]
+) -> tuple[Plan, float]:
+    floats: frozenset[Node] = frozenset(node for item in units for node in item.unit)
+    kept = plan_for(plan.values, plan.ranges, floats)
+    return kept, agreement(module, kept, pictures)
