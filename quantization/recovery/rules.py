@@ -247,6 +247,19 @@ MOVES = frozenset(
         aten.channel_shuffle.default,
     }
 )
+SELECTIONS = frozenset(
+    {
+        aten.max_pool2d.default,
+        aten.max_pool2d_with_indices.default,
+        aten.max_unpool2d.default,
+        aten.upsample_nearest2d.vec,
+        aten.reflection_pad2d.default,
+        aten.replication_pad2d.default,
+        aten.pad.default,
+        aten.constant_pad_nd.default,
+    }
+)
+"""What gives numbers of its input, and zeros."""
 CONVOLUTIONS = frozenset(
     {aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input, aten.convolution.default}
 )
