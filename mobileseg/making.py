@@ -94,6 +94,13 @@ def make(task: Task, exported: Exported, reference: Reference, progress: Progres
     """
     clock = Clock(progress)
     target: Target = registry.target(task.target)
+    recipe = registry.QUANTIZERS.get((task.target, task.precision))
+    if recipe is not None and recipe.planned and task.recipe.equalized:
+        from mobileseg.quantization.program import equalized
+
+        with clock.stage("Equalize channels"):
+            program = equalized(exported.program, task.calibration.pictures, task.recipe)
+            exported = replace(exported, program=program)
     with clock.stage(f"Rewrite for {target.name}"):
         rewritten = rewritten_for(target, task.precision, task.options, exported)
     made = _lowered(task, target, rewritten, reference, clock, 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,12 @@ from mobileseg.quantization.program.search import search
 from mobileseg.quantization.program.simulate import Observer, observe
 from mobileseg.quantization.program.values import values_of
 from mobileseg.quantization.ranges import range_method
+from mobileseg.quantization.recovery.equalize import equalize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+    from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
     from mobileseg.quantization.program.plan import Plan
@@ -74,7 +76,7 @@ class Planned:
             n for n in self.module.graph.nodes if n.op in {"placeholder", "call_function"} and _is_float_tensor(n)
         ]
         with torch.no_grad():
-            Observer(self.module, computed, see).run(tensor_of(self.picture, self.module))
+            Observer(self.module, computed, see).run(tensor_of(self.picture, _shape(self.module)))
         return found
 
 
@@ -91,31 +93,45 @@ def plan_program(
     method = range_method(recipe.ranges)
     values = values_of(module)
     tell = progress or (lambda what, done, of: None)
-    tensors = (tensor_of(picture, module, number) for number, picture in enumerate(pictures(), 1))
+    tensors = (tensor_of(picture, _shape(module), number) for number, picture in enumerate(pictures(), 1))
     statistics, images = observe(module, values, tensors, lambda done: tell("pictures", done, 0))
     if images == 0:
         raise PictureError("There is no calibration picture; int8 needs some. Name their folder with --calibration.")
     plan = plan_for(values, ranges_of(values, statistics, method))
-    probes = [tensor_of(picture, module) for picture in itertools.islice(pictures(), recipe.probes)]
+    probes = [tensor_of(picture, _shape(module)) for picture in itertools.islice(pictures(), recipe.probes)]
     searched = search(
         module, plan, probes, at_least=recipe.min_agreement, progress=lambda done, of: tell("operators", done, of)
     )
     return Planned(module, searched.plan, searched, recipe, images, next(pictures()))
 
 
-def tensor_of(picture: NDArray[np.uint8], module: GraphModule, number: int = 1) -> Tensor:
-    """A picture (H, W, 3) uint8 as the program takes it: (N, 3, H, W) float32, the same for a whole batch.
+def tensor_of(picture: NDArray[np.uint8], shape: Sequence[int], number: int = 1) -> Tensor:
+    """A picture (H, W, 3) uint8 as a program takes it: (N, 3, H, W) float32 of that ``shape``, the same for a whole
+    batch.
 
     Raises `PictureError` for one of another size; ``number`` is what it is called.
     """
-    shape = tuple(next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"].shape)
-    if picture.shape != (*shape[2:], shape[1]):
+    if picture.shape != (shape[2], shape[3], shape[1]):
         raise PictureError(
-            f"Calibration picture {number} is {picture.shape}; the model takes {(*shape[2:], shape[1])}. "
+            f"Calibration picture {number} is {picture.shape}; the model takes {(shape[2], shape[3], shape[1])}. "
             "Resize the pictures to the size given by --size."
         )
     values = np.ascontiguousarray(picture.transpose(2, 0, 1)[None].astype(np.float32))
-    return torch.from_numpy(values).expand(shape).contiguous()
+    return torch.from_numpy(values).expand(tuple(shape)).contiguous()
+
+
+def equalized(program: ExportedProgram, pictures: Pictures, recipe: Int8Recipe) -> ExportedProgram:
+    """The program in canonical form, before its rewriting, with channels of like ranges (`recovery.equalize`); or as it
+    is, where the recipe wants no equalization."""
+    if not recipe.equalized:
+        return program
+    shape = program.example_inputs[0][0].shape
+    few = itertools.islice(pictures(), recipe.probes)
+    return equalize(program, (tensor_of(picture, shape, n) for n, picture in enumerate(few, 1))).program
+
+
+def _shape(module: GraphModule) -> Sequence[int]:
+    return tuple(next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"].shape)
 
 
 def _is_float_tensor(node: Node) -> bool:
