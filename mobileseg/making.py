@@ -110,11 +110,11 @@ def make(task: Task, exported: Exported, reference: Reference, progress: Progres
             if _keeps_its_gates(made, task):
                 break
             made = _lowered(task, target, rewritten, reference, clock, share)
-            recipe = (
+            words = (
                 f"float16, the first {share:.0%} of the layers float32: "
                 f"with all in float16 {narrow.agreement.pixels:.4%} of pixels agreed"
             )
-            made = replace(made, quantized=Quantized(recipe))
+            made = replace(made, quantized=Quantized(words))
     return made
 
 
