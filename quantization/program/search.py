@@ -1,7 +1,7 @@
 """Which operators to keep in float, where int8 throughout misses its budget.
 
-Units are ordered by the error that each makes alone (`sensitivity`). Of the first k in float, the least k is looked for
-by bisection whose plan meets the budget on the pictures.
+Units are ordered by the error that each makes alone (`sensitivity`), for what its computation costs. Of the first k in
+float, the least k is looked for by bisection whose plan meets the budget on the pictures.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from mobileseg.quantization.program.plan import plan_for
 from mobileseg.quantization.program.sensitivity import Sensitivity, sensitivities
 from mobileseg.quantization.program.simulate import Observer, Simulator, first_result
+from mobileseg.quantization.program.values import CONVOLUTIONS, constant, name_of, weight_axis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
     from mobileseg.quantization.program.plan import Plan
+
+MACS_AN_ELEMENT = 12
+"""Multiply-accumulates that XNNPACK does in the time in which an addition writes one number: 50 G a second, at 53 GB a
+second and twelve bytes a number (docs/measurements.md)."""
 
 LARGEST_SHARE = 0.5
 """Of the units, how many may stay in float at most."""
@@ -40,6 +45,7 @@ class Searched:
     agreement: float
     int8: float
     kept: tuple[Sensitivity, ...]
+    cost: float
     errors: tuple[Sensitivity, ...]
     evaluations: int
 
@@ -75,9 +81,9 @@ def search(
     """
     whole = agreement(module, plan, pictures)
     if whole >= at_least:
-        return Searched(plan, whole, whole, (), (), 1)
+        return Searched(plan, whole, whole, (), 0.0, (), 1)
     errors = sensitivities(module, plan, pictures[:sensed], progress)
-    order = sorted(errors, key=lambda item: -item.error)
+    order = sorted(errors, key=lambda item: -item.error / cost(module, item.unit))
     least, most = 0, max(1, int(LARGEST_SHARE * len(order)))
     plans = {0: (plan, whole), most: _kept(module, plan, order[:most], pictures)}
     while most - least > 1 and plans[most][1] >= at_least:
@@ -85,7 +91,24 @@ def search(
         plans[middle] = _kept(module, plan, order[:middle], pictures)
         least, most = (least, middle) if plans[middle][1] >= at_least else (middle, most)
     chosen, found = plans[most]
-    return Searched(chosen, found, whole, tuple(order[:most]), tuple(errors), len(plans))
+    share = cost(module, chosen.floats) / cost(module, module.graph.nodes)
+    return Searched(chosen, found, whole, tuple(order[:most]), share, tuple(errors), len(plans))
+
+
+def cost(module: GraphModule, unit: Iterable[Node]) -> float:
+    """What computing a unit costs, in multiply-accumulates, those in whose time its numbers are written included."""
+    return sum(
+        node.meta["val"].numel() * (MACS_AN_ELEMENT + _macs_a_number(module, node))
+        for node in unit
+        if isinstance(node.meta.get("val"), torch.Tensor)
+    )
+
+
+def _macs_a_number(module: GraphModule, node: Node) -> float:
+    weights = constant(module, node.args[1]) if name_of(node) in CONVOLUTIONS else None
+    if weights is None:
+        return 0.0
+    return weights.numel() / weights.shape[weight_axis(node)]
 
 
 def _between(least: int, most: int) -> int:

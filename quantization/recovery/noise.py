@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+CONCATENATION = aten.cat.default
+
 SEED = 0
 
 
@@ -145,11 +147,13 @@ def _is_float(node: Node) -> bool:
 
 
 def _is_rounded(node: Node) -> bool:
-    """Whether an int8 file rounds this tensor: it is more than a selection of another one's numbers, and not read by
-    what is fused into its operator alone."""
-    if node.op != "call_function" or not _is_float(node) or node.target in MOVES or node.target in SELECTIONS:
+    """Whether an int8 file rounds this tensor with a scale of its own: it is more than a selection of another one's
+    numbers, and not read by what is fused into its operator alone, or by a concatenation alone, whose scale it has."""
+    if node.op != "call_function" or not _is_float(node):
         return False
-    return not all(_is_fused(node, user) for user in node.users)
+    if node.target is not CONCATENATION and (node.target in MOVES or node.target in SELECTIONS):
+        return False
+    return not all(_is_fused(node, user) or user.target is CONCATENATION for user in node.users)
 
 
 def _is_fused(node: Node, user: Node) -> bool:
