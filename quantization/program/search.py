@@ -97,10 +97,9 @@ def search(
 
 def cost(module: GraphModule, unit: Iterable[Node]) -> float:
     """What computing a unit costs, in multiply-accumulates, those in whose time its numbers are written included."""
-    return sum(
-        node.meta["val"].numel() * (MACS_AN_ELEMENT + _macs_a_number(module, node))
-        for node in unit
-        if isinstance(node.meta.get("val"), torch.Tensor)
+    values = ((node, node.meta.get("val")) for node in unit if node.op == "call_function")
+    return float(
+        sum(v.numel() * (MACS_AN_ELEMENT + _macs_a_number(module, n)) for n, v in values if isinstance(v, torch.Tensor))
     )
 
 
