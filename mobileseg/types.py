@@ -133,14 +133,14 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Int8Recipe:
-    """How static int8 is made, for all targets. ``ranges``: a method of `mobileseg.quantization.ranges`.
+    """How static int8 is made, for all targets. ``ranges``: a method of `mobileseg.quantization.ranges`, or ``"auto"``.
     ``equalized``: whether channels are brought to like ranges first. ``min_agreement``: share of pixels, 0 to 1, that
-    must keep their class on ``probes`` of the calibration pictures; where int8 throughout does not hold it, operators
+    must keep their class on ``probes`` of the calibration pictures, mirrored; where int8 throughout does not hold it, operators
     stay in float, as few as suffice."""
 
-    ranges: str = "percentile"
+    ranges: str = "auto"
     equalized: bool = True
-    min_agreement: float = 0.985
+    min_agreement: float = 0.98
     probes: int = 4
 
 

@@ -14,7 +14,7 @@ from mobileseg.errors import PictureError
 from mobileseg.quantization.prints import Known, print_of
 from mobileseg.quantization.program.insert import inserted
 from mobileseg.quantization.program.plan import plan_for, ranges_of
-from mobileseg.quantization.program.search import search
+from mobileseg.quantization.program.search import agreement, search
 from mobileseg.quantization.program.simulate import Observer, observe
 from mobileseg.quantization.program.values import values_of
 from mobileseg.quantization.ranges import range_method
@@ -30,19 +30,23 @@ if TYPE_CHECKING:
     from mobileseg.quantization.program.search import Searched
     from mobileseg.types import Int8Recipe
 
+CANDIDATES = ("percentile", "percentile:99.999", "mse", "min-max")
+"""Of these range methods ``"auto"`` takes the one that keeps most pixels equal on the probes."""
+
 Pictures = Callable[[], "Iterator[NDArray[np.uint8]]"]
 """Each call gives the pictures anew, (H, W, 3) uint8 RGB of the program's size, one at a time."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """``module``: the rewritten program, in float. ``images``: how many pictures calibrated. ``picture``: one of
-    them."""
+    """``module``: the rewritten program, in float. ``ranges``: the method that was taken. ``images``: how many
+    pictures calibrated; ``picture``: one of them."""
 
     module: GraphModule
     plan: Plan
     searched: Searched
     recipe: Int8Recipe
+    ranges: str
     images: int
     picture: NDArray[np.uint8]
 
@@ -52,8 +56,8 @@ class Planned:
         found = self.searched
         said = [
             "static int8: weights symmetric per channel, activations asymmetric per tensor",
-            f"ranges by {self.recipe.ranges} over the calibration pictures",
-            f"simulated on {self.recipe.probes} of them {found.int8:.2%} of pixels equal",
+            f"ranges by {self.ranges} over the calibration pictures",
+            f"simulated on up to {self.recipe.probes} of them, mirrored: {found.int8:.2%} of pixels equal",
         ]
         if self.recipe.equalized:
             said.insert(1, "channels equalized")
@@ -100,19 +104,33 @@ def plan_program(
 
     Raises `PictureError` where there is no picture, or one of another size; `OptionError` for an unknown range method.
     """
-    method = range_method(recipe.ranges)
+    methods = {name: range_method(name) for name in (CANDIDATES if recipe.ranges == "auto" else (recipe.ranges,))}
     values = values_of(module)
     tell = progress or (lambda what, done, of: None)
     tensors = (tensor_of(picture, _shape(module), number) for number, picture in enumerate(pictures(), 1))
     statistics, images = observe(module, values, tensors, lambda done: tell("pictures", done, 0))
     if images == 0:
         raise PictureError("There is no calibration picture; int8 needs some. Name their folder with --calibration.")
-    plan = plan_for(values, ranges_of(values, statistics, method))
-    probes = [tensor_of(picture, _shape(module)) for picture in itertools.islice(pictures(), recipe.probes)]
+    probes = [tensor_of(_mirrored(picture), _shape(module)) for picture in itertools.islice(pictures(), recipe.probes)]
+    plans = {name: plan_for(values, ranges_of(values, statistics, method)) for name, method in methods.items()}
+    best = next(iter(plans))
+    if len(plans) > 1:
+        best = max(plans, key=lambda name: agreement(module, plans[name], probes))
     searched = search(
-        module, plan, probes, at_least=recipe.min_agreement, progress=lambda done, of: tell("operators", done, of)
+        module,
+        plans[best],
+        probes,
+        at_least=recipe.min_agreement,
+        progress=lambda done, of: tell("operators", done, of),
     )
-    return Planned(module, searched.plan, searched, recipe, images, next(pictures()))
+    return Planned(module, searched.plan, searched, recipe, best, images, next(pictures()))
+
+
+def _mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Left to right. A network is surer of the pictures that it was trained on, which calibration pictures often are,
+    than of others, and int8 changes fewer of their pixels: mirrored, they do as pictures that it has not seen
+    (docs/measurements.md)."""
+    return np.ascontiguousarray(picture[:, ::-1])
 
 
 def tensor_of(picture: NDArray[np.uint8], shape: Sequence[int], number: int = 1) -> Tensor:
