@@ -135,12 +135,12 @@ class Rewrite:
 class Int8Recipe:
     """How static int8 is made, for all targets. ``ranges``: a method of `mobileseg.quantization.ranges`, or ``"auto"``.
     ``equalized``: whether channels are brought to like ranges first. ``min_agreement``: share of pixels, 0 to 1, that
-    must keep their class on ``probes`` of the calibration pictures, mirrored; where int8 throughout does not hold it, operators
-    stay in float, as few as suffice."""
+    must keep their class on ``probes`` of the calibration pictures, mirrored; where int8 throughout does not hold it,
+    operators stay in float, as few as suffice."""
 
     ranges: str = "auto"
     equalized: bool = True
-    min_agreement: float = 0.98
+    min_agreement: float = 0.983
     probes: int = 4
 
 

@@ -126,7 +126,8 @@ def assign(
     """The parameters of each computed float tensor that the int8 ``operators`` read or write."""
     groups, users = Groups(ranges), graph.users()
     for tensor in graph.inputs:
-        groups.widen(tensor, PICTURE)
+        if tensor in ranges:  # else only float operators read it
+            groups.widen(tensor, PICTURE)
     for tensor in unpooling.flags:
         groups.fix(tensor, FLAG)
     for operator in operators:
