@@ -143,7 +143,7 @@ def _figures(node: Node) -> Grid:
 
 def _through_pairs(node: object) -> object:
     """The value before any pairs."""
-    while (source := _before_pair(node) if _is(node, DEQUANTIZE) else None) is not None:
+    while _is(node, DEQUANTIZE) and (source := _before_pair(cast("Node", node))) is not None:
         node = source
     return node
 

@@ -1,49 +1,69 @@
-"""Equal small constants of a program made one.
+"""Equal small constants of a program made one, and names made short.
 
-coremltools writes each parameter of each operator as a constant of its own, a hundred bytes long: of an int8 ENet they
-are three tenths of the program, and that is half as large as its weights. Weights it shares itself.
+coremltools writes each parameter of each operator as a constant of its own, a hundred bytes long, and names grow by a
+suffix with each of its passes, read or not: of an int8 ENet both are a half of the program, which is half as large as
+the weights. Weights it shares itself.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
+
+_SUFFIXES = re.compile("_cast_fp16|_to_fp16|_per_tensor|_per_channel|_has_output_shape")
 
 
 def share_constants(spec: Any) -> None:
     """``spec``: coremltools' ``Model`` message, changed in place. Each constant that stands in the program itself, not
-    in the file of weights, is kept once, where it first stands, under a short name; what the program returns stays."""
+    in the file of weights, is kept once, where it first stands; names of inputs and outputs stay."""
     for function in spec.mlProgram.functions.values():
+        kept = {value.name for value in function.inputs}
         for block in function.block_specializations.values():
-            _share(block)
+            _share(block, kept | set(block.outputs))
 
 
-def _share(block: Any) -> None:
-    given = {output.name for operation in block.operations for output in operation.outputs}
-    free = (name for number in count() if (name := f"c{number}") not in given)
-    short: dict[bytes, str] = {}
-    renamed: dict[str, str] = {}
-    kept = []
+def _share(block: Any, kept: set[str]) -> None:
+    named = [output.name for operation in block.operations for output in operation.outputs]
+    renamed = dict(_shortened(named, kept))
+    free = (name for number in count() if (name := f"c{number}") not in {*named, *renamed.values(), *kept})
+    first: dict[bytes, str] = {}
+    operations = []
     for operation in block.operations:
         key = _key(operation)
-        if key is not None and operation.outputs[0].name not in block.outputs:
-            is_known = key in short
-            renamed[operation.outputs[0].name] = short[key] = short[key] if is_known else next(free)
-            if is_known:
+        name = operation.outputs[0].name if operation.outputs else ""
+        if key is not None and name not in kept:
+            if key in first:
+                renamed[name] = first[key]
                 continue
-            _name(operation, short[key])
-        for argument in operation.inputs.values():
-            for binding in argument.arguments:
-                if binding.name in renamed:
-                    binding.name = renamed[binding.name]
-        kept.append(type(operation).FromString(operation.SerializeToString()))
+            renamed[name] = first[key] = next(free)
+        _rename(operation, renamed)
+        operations.append(type(operation).FromString(operation.SerializeToString()))
     del block.operations[:]
-    block.operations.extend(kept)
+    block.operations.extend(operations)
 
 
-def _name(operation: Any, name: str) -> None:
-    operation.outputs[0].name = name
-    operation.attributes["name"].immediateValue.tensor.strings.values[0] = name
+def _shortened(names: Iterable[str], kept: set[str]) -> Iterator[tuple[str, str]]:
+    names = list(names)
+    taken = {*names, *kept}
+    for name in names:
+        short = _SUFFIXES.sub("", name)
+        if name not in kept and short not in taken:
+            taken.add(short)
+            yield name, short
+
+
+def _rename(operation: Any, renamed: Mapping[str, str]) -> None:
+    for output in operation.outputs:
+        output.name = renamed.get(output.name, output.name)
+    for argument in operation.inputs.values():
+        for binding in argument.arguments:
+            if binding.name in renamed:  # one that holds a value has no name
+                binding.name = renamed[binding.name]
+    if "name" in operation.attributes:
+        held = operation.attributes["name"].immediateValue.tensor.strings.values
+        held[0] = renamed.get(held[0], held[0])
 
 
 def _key(operation: Any) -> bytes | None:
