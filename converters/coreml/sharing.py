@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
-_SUFFIXES = re.compile("_cast_fp16|_to_fp16|_per_tensor|_per_channel|_has_output_shape")
+_SUFFIXES = re.compile("_cast_fp16|_to_fp16|_per_tensor|_has_output_shape")
+_WEIGHTS = "dequantize_per_channel"
 
 
 def share_constants(spec: Any) -> None:
@@ -27,7 +28,8 @@ def share_constants(spec: Any) -> None:
 def _share(block: Any, kept: set[str]) -> None:
     named = [output.name for operation in block.operations for output in operation.outputs]
     renamed = dict(_shortened(named, kept))
-    free = (name for number in count() if (name := f"c{number}") not in {*named, *renamed.values(), *kept})
+    taken = {*named, *renamed.values(), *kept}
+    free = filter(lambda short: short not in taken, (f"c{number}" for number in count()))
     first: dict[bytes, str] = {}
     operations = []
     for operation in block.operations:
@@ -45,10 +47,11 @@ def _share(block: Any, kept: set[str]) -> None:
 
 
 def _shortened(names: Iterable[str], kept: set[str]) -> Iterator[tuple[str, str]]:
+    """Each name and a shorter one, where nothing else has that."""
     names = list(names)
     taken = {*names, *kept}
     for name in names:
-        short = _SUFFIXES.sub("", name)
+        short = _SUFFIXES.sub("", name).replace(_WEIGHTS, "weights")
         if name not in kept and short not in taken:
             taken.add(short)
             yield name, short
