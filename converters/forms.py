@@ -130,7 +130,10 @@ TABLE: dict[tuple[str, str], Forms] = {
     ("onnx", "int8"): _ONNX,
     ("coreml", "fp32"): _COREML,
     # Compressed weights are made from the fp16 file, and compute as it does.
-    **{("coreml", precision): _of_halves(_COREML) for precision in ("fp16", "w8", "palette4", "palette6", "palette8")},
+    **{
+        ("coreml", precision): _of_halves(_COREML)
+        for precision in ("fp16", "int8", "w8", "palette4", "palette6", "palette8")
+    },
     ("executorch", "fp32"): _XNNPACK,
     ("executorch", "fp16"): _of_halves(_XNNPACK),
     ("executorch-coreml", "fp32"): _COREML,
