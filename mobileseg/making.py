@@ -144,20 +144,21 @@ def write(
 
     ``lowering.precision`` may be any of the target's; ``calibration`` is looked at where it needs pictures.
     """
-    from mobileseg.quantization.program import plan_program
+    from mobileseg.quantization.program import plan_program, same
 
     precision, planned = lowering.precision, None
     recipe = registry.QUANTIZERS.get((target.name, precision))
     if recipe is not None and recipe.planned:
         with stage(f"Calibrate {precision} on {calibration.count} pictures"):
-            planned = plan_program(rewritten.module, calibration.pictures, int8)
+            sort = registry.function(recipe.values) if recipe.values is not None else same
+            planned = plan_program(rewritten.module, calibration.pictures, int8, sort)
         if recipe.function is None:
             rewritten = replace(rewritten, module=planned.written())
     with stage(f"Lower to {target.name}"), quick_graphs():
         target.lower(rewritten, replace(lowering, precision=recipe.base if recipe else precision), path)
     if recipe is not None and recipe.function is not None:
         with stage(f"Quantize {target.name}"):
-            found: Quantized = registry.quantizer(recipe.function)(path, precision, planned)
+            found: Quantized = registry.function(recipe.function)(path, precision, planned)
             return found
     if planned is not None:
         return Quantized(planned.words, planned.kept_float)

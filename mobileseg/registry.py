@@ -41,6 +41,7 @@ DEVICES = {"qemu-arm64": "mobileseg.validation.devices.qemu_arm64"}
 QUANTIZERS = {
     ("tflite", "int8"): Recipe("fp32", True, "mobileseg.quantization.tflite:quantize_file"),
     ("onnx", "int8"): Recipe("fp32", True, None),
+    ("coreml", "int8"): Recipe("int8", True, None, "mobileseg.quantization.coreml.values:values_for_core_ml"),
     **{
         ("coreml", precision): Recipe("fp16", False, "mobileseg.quantization.coreml:compress_weights")
         for precision in ("w8", "palette4", "palette6", "palette8")
@@ -123,14 +124,15 @@ def device(name: str) -> Any:
     return importlib.import_module(DEVICES[name])
 
 
-def quantizer(function: str) -> Any:
-    """The function of a recipe: ``(path, precision, planned) -> Quantized``, which rewrites the file in place.
+def function(name: str) -> Any:
+    """The function that a recipe calls ``"module:function"``.
 
-    ``path``: the file of the recipe's base precision. ``planned``: the int8 plan of its program
-    (`mobileseg.quantization.program.Planned`), None where the recipe makes none.
+    `Recipe.function`: ``(path, precision, planned) -> Quantized``, which rewrites the file in place. ``path``: the file
+    of the recipe's base precision; ``planned``: its program's int8 plan (`mobileseg.quantization.program.Planned`), None
+    where the recipe makes none. `Recipe.values`: ``Values -> Values``.
     """
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def preprocessing(name: str) -> Preprocessing:

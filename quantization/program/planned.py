@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from mobileseg.quantization.program.plan import Plan
     from mobileseg.quantization.program.search import Searched
+    from mobileseg.quantization.program.values import Values
     from mobileseg.types import Int8Recipe
 
 CANDIDATES = ("percentile", "percentile:99.999", "mse", "min-max")
@@ -94,18 +95,28 @@ class Planned:
         return found
 
 
+def same(values: Values) -> Values:
+    """What most targets round: what the program's own sorting finds."""
+    return values
+
+
 def plan_program(
-    module: GraphModule, pictures: Pictures, recipe: Int8Recipe, progress: Callable[[str, int, int], None] | None = None
+    module: GraphModule,
+    pictures: Pictures,
+    recipe: Int8Recipe,
+    sort: Callable[[Values], Values] = same,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Planned:
     """Calibrate, and keep in float what the recipe's budget asks for.
 
-    ``module``: unlifted, in a target's forms, each node's value in ``meta["val"]``. ``progress``: called with what is
+    ``module``: unlifted, in a target's forms, each node's value in ``meta["val"]``. ``sort``: the values that the
+    target rounds, of those that could be. ``progress``: called with what is
     counted, how many are done, and how many there are (0: not known).
 
     Raises `PictureError` where there is no picture, or one of another size; `OptionError` for an unknown range method.
     """
     methods = {name: range_method(name) for name in (CANDIDATES if recipe.ranges == "auto" else (recipe.ranges,))}
-    values = values_of(module)
+    values = sort(values_of(module))
     tell = progress or (lambda what, done, of: None)
     tensors = (tensor_of(picture, _shape(module), number) for number, picture in enumerate(pictures(), 1))
     statistics, images = observe(module, values, tensors, lambda done: tell("pictures", done, 0))
