@@ -128,8 +128,8 @@ def function(name: str) -> Any:
     """The function that a recipe calls ``"module:function"``.
 
     `Recipe.function`: ``(path, precision, planned) -> Quantized``, which rewrites the file in place. ``path``: the file
-    of the recipe's base precision; ``planned``: its program's int8 plan (`mobileseg.quantization.program.Planned`), None
-    where the recipe makes none. `Recipe.values`: ``Values -> Values``.
+    of the recipe's base precision; ``planned``: its program's int8 plan (`mobileseg.quantization.program.Planned`), if
+    the recipe makes one. `Recipe.values`: ``Values -> Values``.
     """
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
