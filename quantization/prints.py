@@ -36,8 +36,8 @@ class Print:
 
 @dataclass(frozen=True)
 class Known:
-    """What a plan says of a value: its ``range`` (None: of float operators alone, or zeros and ones), and whether what
-    computes it stays in ``float``."""
+    """What a plan says of a value: its ``range`` (None: only float operators have to do with it; of a mask's zeros and
+    ones, those), and whether what computes it stays in float."""
 
     print: Print
     range: Range | None

@@ -83,9 +83,13 @@ class Planned:
         found: list[Known] = []
 
         def see(node: Node, value: Tensor) -> None:
-            scaled = self.plan.scale_held(node) is not None
-            held = self.plan.ranges.get(self.plan.values.root(node)) if scaled else None
-            found.append(Known(print_of(value.detach().numpy()), held, node in self.plan.floats))
+            seen, is_float = print_of(value.detach().numpy()), node in self.plan.floats
+            held = None
+            if node in self.plan.values.flags:
+                held = None if is_float else (seen.figures[0], seen.figures[1])
+            elif self.plan.scale_held(node) is not None:
+                held = self.plan.ranges[self.plan.values.root(node)]
+            found.append(Known(seen, held, is_float))
 
         computed = [
             n for n in self.module.graph.nodes if n.op in {"placeholder", "call_function"} and _is_float_tensor(n)
