@@ -52,7 +52,7 @@ def test_while_quantizing(run: Any, checkpoint: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tflite, "TARGET", replace(tflite.TARGET, lower=lower))
     seen = interrupt_in(monkeypatch, "Quantize")
     ended = run("convert", checkpoint, "--int8", "--size", "64x64", "--calibration", "synthetic", "--json")
-    assert seen[-1] == "Quantize tflite on 16 pictures"
+    assert seen[-1] == "Quantize tflite"
     interrupted(ended)
 
 
