@@ -28,7 +28,7 @@ class Forms:
     (`passes.rewrite_nearest`). ``grouped_convolution``: of small groups, as it is or by depthwise ones
     (`passes.rewrite_grouped_convolution`). ``max_pooling``: with its padding, or with its border repeated
     (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, as a depthwise
-    convolution, or as one only before a ReLU (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights
+    convolution (of few channels, too, or by rows), or as one only before a ReLU (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights
     may be multiplied by (`passes.move_affine`); halves become subnormal sooner.
     """
 
@@ -44,7 +44,7 @@ class Forms:
     nearest: Literal["native", "blocks"] = "native"
     grouped_convolution: Literal["native", "depthwise"] = "native"
     max_pooling: Literal["native", "repeated_border"] = "native"
-    affine: Literal["native", "depthwise", "rectified"] = "native"
+    affine: Literal["native", "depthwise", "convolution", "rectified"] = "native"
     smallest_gain: float = 0.0
 
 
@@ -132,6 +132,8 @@ TABLE: dict[tuple[str, str], Forms] = {
     **{("coreml", precision): _of_halves(_COREML) for precision in ("fp16", "w8", "palette4", "palette6", "palette8")},
     ("executorch", "fp32"): _XNNPACK,
     ("executorch", "fp16"): _of_halves(_XNNPACK),
+    # Rows of constants would round once more, and XNNPACK has no fast maximum of int8.
+    ("executorch", "int8"): replace(_XNNPACK, prelu="native", affine="convolution"),
     ("executorch-coreml", "fp32"): _COREML,
     ("executorch-coreml", "fp16"): _of_halves(_COREML),
     ("executorch-portable", "fp32"): _PORTABLE,
