@@ -28,8 +28,9 @@ class Forms:
     (`passes.rewrite_nearest`). ``grouped_convolution``: of small groups, as it is or by depthwise ones
     (`passes.rewrite_grouped_convolution`). ``max_pooling``: with its padding, or with its border repeated
     (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, as a depthwise
-    convolution (of few channels, too, or by rows), or as one only before a ReLU (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights
-    may be multiplied by (`passes.move_affine`); halves become subnormal sooner.
+    convolution (of few channels by rows, or those, too), or as one only before a ReLU (`passes.rewrite_affine`).
+    ``smallest_gain``: what a convolution's weights may be multiplied by (`passes.move_affine`); halves become subnormal
+    sooner.
     """
 
     mask: Literal["ceil", "sign", "scaled"]

@@ -15,7 +15,8 @@ What else reads a dequantized number gets a conversion. Constants of one element
 scale that represents them exactly; an operator on others stays in float.
 
 Exactness: the moves are exact; an operator in int8 rounds its result as the quantization behind it would, but for a
-last level: XNNPACK multiplies by a rounded ratio of the scales.
+last level: XNNPACK multiplies by a rounded ratio of the scales. Of a conversion between two scales that ratio has
+eight bits, of a product with one it has 24; so that is what requantizes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobileseg.converters.executorch.delegates.xnnpack_constants import changed, without_unused
 from mobileseg.converters.executorch.delegates.xnnpack_layouts import swept
@@ -46,13 +48,18 @@ from mobileseg.converters.executorch.delegates.xnnpack_orders import (
 _CONVERSION, _CEILING = "XNNConvert", "XNNCeiling"
 _LEAST = -128
 _FLAG = 1.0 / 255
+_NO_HANDLE = 65535
+# ExecuTorch's offset of a constant that is found by its name.
+_NAMED = 2**64 - 1
+# Of the scales of a product and its result; XNNPACK refuses others.
+_RATIOS = (2.0**-16, 2.0**8)
 MOVED = {TRANSPOSITION, RESHAPE, SLICE, "XNNStaticConstantPad", "XNNMaxPooling2d", "XNNCopy"}
 COMPUTED = {
     f"XNN{name}"
     for name in (
         *("Add", "Subtract", "Multiply", "Maximum", "Minimum", "PReLU"),
         *("Clamp", "LeakyReLU", "Sigmoid", "Tanh", "ELU", "Hardswish", "Ceiling", "Abs", "Negate", "Square"),
-        *("StaticResizeBilinear2D", "GlobalAvgPooling2d", "AvgPooling2d"),
+        *("StaticResizeBilinear2D", "GlobalAvgPooling2d"),
     )
 }
 JOINED = {f"XNNConcatenate{count}" for count in range(2, 6)}
@@ -109,9 +116,7 @@ class _Folding:
             self._take(node)
         for key in self.graph.output_ids:
             self._as_float(key)
-        return replace(
-            self.graph, xnodes=self.nodes, xvalues=list(self.values.values()), constant_data=self.entries
-        )
+        return replace(self.graph, xnodes=self.nodes, xvalues=list(self.values.values()), constant_data=self.entries)
 
     def _take(self, node: Any) -> None:
         if kind(node) == _CONVERSION:
@@ -143,7 +148,17 @@ class _Folding:
         elif parameters(self.values[number]) == parameters(self.values[result]):
             self.same[result] = number
         else:
-            self._write(replace(node, xnode_union=replace(node.xnode_union, input_id=number)))
+            self._requantize(number, result)
+
+    def _requantize(self, number: int, result: int) -> None:
+        """Into another scale: by a conversion where the ratio is beyond what a product can have."""
+        from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
+
+        ratio = parameters(self.values[number]).scale / parameters(self.values[result]).scale
+        union: Any = schema.XNNConvert(input_id=number, output_id=result, flags=0)
+        if _RATIOS[0] <= ratio < _RATIOS[1]:
+            union = schema.XNNMultiply(input1_id=number, input2_id=self._one(), output_id=result, flags=0)
+        self._write(schema.XNode(xnode_union=union, debug_handle=_NO_HANDLE))
 
     def _move(self, node: Any) -> None:
         union = node.xnode_union
@@ -213,7 +228,9 @@ class _Folding:
         ((_, key),) = outputs(node)
         if _is_int8(self.values[key]) or tensor(self.values[key]).external_id != ABSENT or not self.readers[key]:
             return None
-        if not all(kind(n) == _CONVERSION and _is_int8(self.values[n.xnode_union.output_id]) for n in self.readers[key]):
+        if not all(
+            kind(n) == _CONVERSION and _is_int8(self.values[n.xnode_union.output_id]) for n in self.readers[key]
+        ):
             return None
         for _, source in inputs(node):
             if source not in self.numbers and not self._is_exact(kind(node), source):
@@ -244,35 +261,35 @@ class _Folding:
     def _in_scale_of(self, number: int, result: int) -> int:
         if parameters(self.values[number]) == parameters(self.values[result]):
             return number
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNode
-
         new = self._new(result, tensor(self.values[number]).dims)
-        self._write(XNode(xnode_union=XNNConvert(input_id=number, output_id=new, flags=0), debug_handle=65535))
+        self._requantize(number, new)
         return new
 
     def _constant(self, key: int) -> int:
         if key not in self.exact:
-            from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
-
             old = tensor(self.values[key])
-            entry = self.entries[old.constant_buffer_idx]
-            numbers = np.frombuffer(self.data[entry.named_key], np.float32)
+            numbers = np.frombuffer(self.data[self.entries[old.constant_buffer_idx].named_key], np.float32)
             step = float(np.float32(np.abs(numbers).max() / 127)) or 1.0
-            content = np.round(numbers / step).astype(np.int8).tobytes()
-            named = hashlib.sha256(content).hexdigest()
-            self.data[named] = content
-            self.entries.append(replace(entry, named_key=named, size=len(content)))
-            new = max(self.values) + 1
-            value = replace(
-                old,
-                datatype=schema.XNNDatatype.xnn_datatype_qint8,
-                constant_buffer_idx=len(self.entries) - 1,
-                id_out=new,
-            )
-            scale = schema.PerTensorQuant(step, 0)
-            self.values[new] = schema.XValue(schema.XNNQuantizedTensorValue(value, scale))
-            self.exact[key] = new
+            self.exact[key] = self._written_constant(np.round(numbers / step).astype(np.int8), step, old.dims)
         return self.exact[key]
+
+    def _one(self) -> int:
+        if ABSENT not in self.exact:
+            self.exact[ABSENT] = self._written_constant(np.ones(1, np.int8), 1.0, [1])
+        return self.exact[ABSENT]
+
+    def _written_constant(self, numbers: NDArray[np.int8], step: float, dims: list[int]) -> int:
+        from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
+
+        content = numbers.tobytes()
+        named = hashlib.sha256(content).hexdigest()
+        self.data[named] = content
+        self.entries.append(schema.ConstantDataOffset(offset=_NAMED, size=len(content), named_key=named))
+        key = max(self.values) + 1
+        kind_of = schema.XNNDatatype.xnn_datatype_qint8
+        value = schema.XNNTensorValue(kind_of, len(dims), list(dims), len(self.entries) - 1, ABSENT, 0, key)
+        self.values[key] = schema.XValue(schema.XNNQuantizedTensorValue(value, schema.PerTensorQuant(step, 0)))
+        return key
 
     def _leave(self, node: Any) -> None:
         renamed = {}
@@ -287,7 +304,7 @@ class _Folding:
         from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert, XNode
 
         union = XNNConvert(input_id=self.numbers[key], output_id=key, flags=0)
-        self._write(XNode(xnode_union=union, debug_handle=65535))
+        self._write(XNode(xnode_union=union, debug_handle=_NO_HANDLE))
 
     def _write(self, node: Any) -> None:
         self.nodes.append(node)
