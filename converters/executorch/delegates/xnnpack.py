@@ -81,8 +81,8 @@ def _alone(module: GraphModule) -> None:
         if not is_call(node, dequantize):
             continue
         move = node.args[0].args[0]
-        read = move.all_input_nodes[0] if is_call(move, *_MOVES) and len(move.all_input_nodes) == 1 else None
-        moved = is_call(read, dequantize) and read.args[1:] == node.args[1:]
+        read = move.all_input_nodes if is_call(move, *_MOVES) else []
+        moved = len(read) == 1 and is_call(read[0], dequantize) and read[0].args[1:] == node.args[1:]
         for reader in list(node.users):
             if moved and not is_call(reader, *_WEIGHTED):
                 reader.replace_input_with(node, move)

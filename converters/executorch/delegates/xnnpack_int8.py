@@ -57,7 +57,7 @@ MOVED = {TRANSPOSITION, RESHAPE, SLICE, "XNNStaticConstantPad", "XNNMaxPooling2d
 COMPUTED = {
     f"XNN{name}"
     for name in (
-        *("Add", "Subtract", "Multiply", "Maximum", "Minimum", "PReLU"),
+        *("Add", "Subtract", "Multiply", "Maximum", "Minimum"),
         *("Clamp", "LeakyReLU", "Sigmoid", "Tanh", "ELU", "Hardswish", "Ceiling", "Abs", "Negate", "Square"),
         *("StaticResizeBilinear2D", "GlobalAvgPooling2d"),
     )
@@ -68,11 +68,11 @@ SAME_SCALE = {"XNNStaticResizeBilinear2D", *JOINED}
 
 
 def in_int8(graph: Any, data: dict[str, bytes]) -> Any:
-    """An ``XNNGraph`` that computes the same in int8; the one given, unchanged, where it has no conversion to int8.
+    """An ``XNNGraph`` that computes the same in int8; the one given, unchanged, where it has no int8 value.
 
     ``data``: the bytes of its constants by their names; new ones are added.
     """
-    if not any(kind(node) == _CONVERSION for node in graph.xnodes):
+    if not any(_is_int8(value) for value in graph.xvalues):
         return graph
     return without_unused(swept(_Folding(graph, data).fold()))
 
@@ -226,26 +226,38 @@ class _Folding:
         if kind(node) not in COMPUTED | JOINED:
             return None
         ((_, key),) = outputs(node)
-        if _is_int8(self.values[key]) or tensor(self.values[key]).external_id != ABSENT or not self.readers[key]:
-            return None
-        if not all(
-            kind(n) == _CONVERSION and _is_int8(self.values[n.xnode_union.output_id]) for n in self.readers[key]
-        ):
+        reached = None if _is_int8(self.values[key]) else self._reached(key)
+        if not reached or any(parameters(self.values[n]) != parameters(self.values[reached[0]]) for n in reached):
             return None
         for _, source in inputs(node):
-            if source not in self.numbers and not self._is_exact(kind(node), source):
+            if source not in self.numbers and not self._is_exact(source):
                 return None
-        result: int = self.readers[key][0].xnode_union.output_id
-        scale = parameters(self.values[result])
-        if any(parameters(self.values[n.xnode_union.output_id]) != scale for n in self.readers[key][1:]):
-            return None
-        return result
+        if any(kind(n) == _CONVERSION for n in self.readers[key]):
+            return reached[0]
+        return self._new(reached[0], tensor(self.values[key]).dims)
 
-    def _is_exact(self, name: str, key: int) -> bool:
-        """Whether this is a constant to be had in int8: one number, or slopes."""
+    def _reached(self, key: int) -> list[int] | None:
+        """The int8 values that a float one becomes, at once (these first) or moved; None where anything else reads
+        it."""
+        if tensor(self.values[key]).external_id != ABSENT:
+            return None
+        found: list[int] = []
+        for node in sorted(self.readers[key], key=lambda node: kind(node) != _CONVERSION):
+            result = node.xnode_union.output_id
+            if kind(node) == _CONVERSION and _is_int8(self.values[result]):
+                found.append(result)
+                continue
+            further = self._reached(result) if kind(node) in MOVED else None
+            if not further:
+                return None
+            found += further
+        return found
+
+    def _is_exact(self, key: int) -> bool:
+        """Whether this is a constant of one number."""
         value = self.values[key]
         is_float = is_constant(value) and tensor(value).datatype.name == "xnn_datatype_fp32"
-        return is_float and (math.prod(tensor(value).dims) == 1 or name == "XNNPReLU")
+        return is_float and math.prod(tensor(value).dims) == 1
 
     def _compute(self, node: Any, result: int) -> None:
         ((name, key),) = outputs(node)
