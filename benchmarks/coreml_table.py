@@ -26,8 +26,10 @@ from mobileseg import load_checkpoint
 from mobileseg.checkpoint import Checkpoint
 from mobileseg.converters.export import Deployed, Exported, export, rewrite
 from mobileseg.converters.target import Lowering
+from mobileseg.making import write
 from mobileseg.mobile_assets.demo import EVALUATION_SEEDS, scene
-from mobileseg.registry import QUANTIZERS, quantizer, target
+from mobileseg.registry import target
+from mobileseg.sources import PictureSource
 from mobileseg.types import NotRun, Size
 from mobileseg.validation.parity import compare, record, recorded, reference_of, reference_precision
 from mobileseg.validation.runners import open_artifact
@@ -67,7 +69,6 @@ def rows_of(
 
 
 def lower(exported: Exported, precision: str, size: Size, path: Path) -> None:
-    recipe = QUANTIZERS.get(("coreml", precision))
     metadata = {
         "head": "logits",
         "target": "coreml",
@@ -75,10 +76,9 @@ def lower(exported: Exported, precision: str, size: Size, path: Path) -> None:
         "input": {"layout": "NCHW", "size": list(size)},
         "output": {"layout": "NCHW"},
     }
-    base = recipe.base if recipe else precision
-    target("coreml").lower(rewrite(exported, "coreml", precision), Lowering(base, "logits", metadata), path)
-    if recipe:
-        quantizer(recipe)(path, precision, ())
+    nothing = PictureSource("no pictures", 0, lambda: iter(()))
+    rewritten = rewrite(exported, "coreml", precision)
+    write(target("coreml"), rewritten, Lowering(precision, "logits", metadata), nothing, path)
 
 
 def given(options: argparse.Namespace) -> Iterator[tuple[str, Checkpoint, Size, list[NDArray[np.uint8]]]]:

@@ -35,9 +35,10 @@ from mobileseg import registry
 from mobileseg.architectures.enet_network import BLOCKS
 from mobileseg.converters.export import Deployed, Exported, export
 from mobileseg.converters.target import Lowering
-from mobileseg.making import rewritten_for
+from mobileseg.making import rewritten_for, write
 from mobileseg.quick_graphs import quick_graphs
-from mobileseg.types import NotRun
+from mobileseg.sources import PictureSource
+from mobileseg.types import Int8Recipe, NotRun
 from mobileseg.validation.graphs import read_graph
 from mobileseg.validation.wiring import read_wiring
 from mobileseg.validation.wiring.needless import needless
@@ -129,13 +130,12 @@ def made(name: str, kind: Kind, folder: Path) -> Path:
     """The file of a network; int8 is calibrated on one picture of noise."""
     target = registry.target(kind.target)
     path = folder / target.file_name(name, kind.precision, kind.options)
-    recipe = registry.QUANTIZERS.get((kind.target, kind.precision))
-    base = kind.precision if recipe is None else recipe.base
     rewritten = rewritten_for(target, kind.precision, kind.options, exported(name))
-    target.lower(rewritten, Lowering(base, "logits", {}, kind.options), path)
-    if recipe is not None:
-        noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-        registry.quantizer(recipe)(path, kind.precision, iter([noise]))
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    pictures = PictureSource("noise", 1, lambda: iter([noise]))
+    # Int8 throughout, whatever it does to the result of noise.
+    recipe = Int8Recipe(min_agreement=0.0)
+    write(target, rewritten, Lowering(kind.precision, "logits", {}, kind.options), pictures, path, recipe)
     return path
 
 

@@ -128,9 +128,13 @@ TABLE: dict[tuple[str, str], Forms] = {
     ),
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _of_halves(_ONNX),
+    ("onnx", "int8"): _ONNX,
     ("coreml", "fp32"): _COREML,
     # Compressed weights are made from the fp16 file, and compute as it does.
-    **{("coreml", precision): _of_halves(_COREML) for precision in ("fp16", "w8", "palette4", "palette6", "palette8")},
+    **{
+        ("coreml", precision): _of_halves(_COREML)
+        for precision in ("fp16", "int8", "w8", "palette4", "palette6", "palette8")
+    },
     ("executorch", "fp32"): _XNNPACK,
     ("executorch", "fp16"): _of_halves(_XNNPACK),
     # Rows of constants would round once more, and XNNPACK has no fast maximum of int8.

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from mobileseg import outputs, registry
 from mobileseg.errors import MobilesegError, RewriteError, UnavailableError, UsageError
 from mobileseg.quick_graphs import quick_graphs
-from mobileseg.types import Artifact, GateLimits, Head, NotRun, Preprocessing, Quantized, Rewrite
+from mobileseg.types import INT8, Artifact, GateLimits, Head, Int8Recipe, NotRun, Preprocessing, Quantized, Rewrite
 
 if TYPE_CHECKING:
     from mobileseg.converters.export import Exported, RewrittenProgram
-    from mobileseg.converters.target import Target
+    from mobileseg.converters.target import Lowering, Target
     from mobileseg.sources import PictureSource
     from mobileseg.validation.parity import ParityResult, Reference
 
@@ -72,6 +72,7 @@ class Task:
     void: int | None
     preprocessing: Preprocessing
     gates: GateLimits
+    recipe: Int8Recipe = INT8
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,13 @@ def make(task: Task, exported: Exported, reference: Reference, progress: Progres
     """
     clock = Clock(progress)
     target: Target = registry.target(task.target)
+    recipe = registry.QUANTIZERS.get((task.target, task.precision))
+    if recipe is not None and recipe.planned and task.recipe.equalized:
+        from mobileseg.quantization.program import equalized
+
+        with clock.stage("Equalize channels"):
+            program = equalized(exported.program, task.calibration.pictures, task.recipe)
+            exported = replace(exported, program=program)
     with clock.stage(f"Rewrite for {target.name}"):
         rewritten = rewritten_for(target, task.precision, task.options, exported)
     made = _lowered(task, target, rewritten, reference, clock, 0.0)
@@ -102,11 +110,11 @@ def make(task: Task, exported: Exported, reference: Reference, progress: Progres
             if _keeps_its_gates(made, task):
                 break
             made = _lowered(task, target, rewritten, reference, clock, share)
-            recipe = (
+            words = (
                 f"float16, the first {share:.0%} of the layers float32: "
                 f"with all in float16 {narrow.agreement.pixels:.4%} of pixels agreed"
             )
-            made = replace(made, quantized=Quantized(recipe))
+            made = replace(made, quantized=Quantized(words))
     return made
 
 
@@ -115,20 +123,46 @@ def _lowered(
 ) -> Made:
     from mobileseg.converters.target import Lowering
 
-    recipe = registry.QUANTIZERS.get((task.target, task.precision))
-    base = task.precision if recipe is None else recipe.base
-    with clock.stage(f"Lower to {target.name}"), outputs.explained(task.final), quick_graphs():
-        lowering = Lowering(base, task.head, task.metadata, task.options, float32_share)
-        target.lower(rewritten, lowering, task.path)
-    quantized: Quantized | NotRun = NotRun(f"{task.precision} is not quantized")
-    if recipe is not None:
-        on = f" on {task.calibration.count} pictures" if recipe.calibrated else ""
-        with clock.stage(f"Quantize {target.name}{on}"), outputs.explained(task.final):
-            pictures = task.calibration.pictures() if recipe.calibrated else iter(())
-            quantized = registry.quantizer(recipe)(task.path, task.precision, pictures)
+    lowering = Lowering(task.precision, task.head, task.metadata, task.options, float32_share)
+    with outputs.explained(task.final):
+        quantized = write(target, rewritten, lowering, task.calibration, task.path, task.recipe, clock.stage)
     with clock.stage(f"Run and compare {target.name}"):
         artifact, parity = _compared(task, reference)
     return Made(artifact, rewritten.rewrites, quantized, parity, clock.seconds)
+
+
+def write(
+    target: Target,
+    rewritten: RewrittenProgram,
+    lowering: Lowering,
+    calibration: PictureSource,
+    path: Path,
+    int8: Int8Recipe = INT8,
+    stage: Progress = silent,
+) -> Quantized | NotRun:
+    """Write the file of a program that is in the target's forms: plan, lower, quantize, as the precision wants it.
+
+    ``lowering.precision`` may be any of the target's; ``calibration`` is looked at where it needs pictures.
+    """
+    from mobileseg.quantization.program import plan_program, same
+
+    precision, planned = lowering.precision, None
+    recipe = registry.QUANTIZERS.get((target.name, precision))
+    if recipe is not None and recipe.planned:
+        with stage(f"Calibrate {precision} on {calibration.count} pictures"):
+            sort = registry.function(recipe.values) if recipe.values is not None else same
+            planned = plan_program(rewritten.module, calibration.pictures, int8, sort)
+        if recipe.function is None:
+            rewritten = replace(rewritten, module=planned.written())
+    with stage(f"Lower to {target.name}"), quick_graphs():
+        target.lower(rewritten, replace(lowering, precision=recipe.base if recipe else precision), path)
+    if recipe is not None and recipe.function is not None:
+        with stage(f"Quantize {target.name}"):
+            found: Quantized = registry.function(recipe.function)(path, precision, planned)
+            return found
+    if planned is not None:
+        return Quantized(planned.words, planned.kept_float)
+    return NotRun(f"{precision} is not quantized")
 
 
 def _keeps_its_gates(made: Made, task: Task) -> bool:

@@ -39,9 +39,11 @@ DEVICES = {"qemu-arm64": "mobileseg.validation.devices.qemu_arm64"}
 
 # (target, precision) -> how a file of that precision is made from one that the target lowers.
 QUANTIZERS = {
-    ("tflite", "int8"): Recipe("mobileseg.quantization.tflite:quantize_file", base="fp32", calibrated=True),
+    ("tflite", "int8"): Recipe("fp32", True, "mobileseg.quantization.tflite:quantize_file"),
+    ("onnx", "int8"): Recipe("fp32", True, None),
+    ("coreml", "int8"): Recipe("int8", True, None, "mobileseg.quantization.coreml.values:values_for_core_ml"),
     **{
-        ("coreml", precision): Recipe("mobileseg.quantization.coreml:compress_weights", base="fp16", calibrated=False)
+        ("coreml", precision): Recipe("fp16", False, "mobileseg.quantization.coreml:compress_weights")
         for precision in ("w8", "palette4", "palette6", "palette8")
     },
 }
@@ -122,14 +124,15 @@ def device(name: str) -> Any:
     return importlib.import_module(DEVICES[name])
 
 
-def quantizer(recipe: Recipe) -> Any:
-    """The function of a recipe: ``(path, precision, pictures) -> Quantized``, which rewrites the file in place.
+def function(name: str) -> Any:
+    """The function that a recipe calls ``"module:function"``.
 
-    ``path``: the file of precision ``recipe.base``. ``pictures``: (H, W, 3) uint8 RGB of its size, one at a time; none
-    where the recipe is not calibrated.
+    `Recipe.function`: ``(path, precision, planned) -> Quantized``, which rewrites the file in place. ``path``: the file
+    of the recipe's base precision; ``planned``: its program's int8 plan (`mobileseg.quantization.program.Planned`), if
+    the recipe makes one. `Recipe.values`: ``Values -> Values``.
     """
-    module, _, function = recipe.function.partition(":")
-    return getattr(importlib.import_module(module), function)
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def preprocessing(name: str) -> Preprocessing:

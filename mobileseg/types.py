@@ -132,13 +132,34 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a quantizer makes its file. ``function``: ``"module:function"`` (`mobileseg.registry.quantizer`); ``base``:
-    the precision that the target lowers first; ``calibrated``: whether it takes ranges from pictures."""
+class Int8Recipe:
+    """How static int8 is made, for all targets. ``ranges``: a method of `mobileseg.quantization.ranges`, or ``"auto"``.
+    ``equalized``: whether channels are brought to like ranges first. ``min_agreement``: share of pixels, 0 to 1, that
+    must keep their class on ``probes`` of the calibration pictures, mirrored; where int8 throughout does not hold it,
+    operators stay in float, as few as suffice."""
 
-    function: str
+    ranges: str = "auto"
+    equalized: bool = True
+    min_agreement: float = 0.983
+    probes: int = 4
+
+
+INT8 = Int8Recipe()
+"""What ``--int8`` alone does."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a quantizer makes its file. ``base``: the precision that the target lowers. ``planned``: whether an int8 plan
+    is made of the program from pictures first. ``function``: ``"module:function"`` that quantizes the lowered file
+    (`mobileseg.registry.quantizer`); None where the plan is written into the program, which is then lowered.
+    ``values``: ``"module:function"`` that says which values the target rounds, where those are others than
+    `quantization.program.values` finds."""
+
     base: str
-    calibrated: bool
+    planned: bool
+    function: str | None
+    values: str | None = None
 
 
 @dataclass(frozen=True)

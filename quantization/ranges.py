@@ -140,7 +140,7 @@ def least_divergence(statistics: Statistics) -> Range:
 
 def _divergence(statistics: Statistics, low: float, high: float) -> float:
     counts = statistics.counts.astype(np.float64)
-    step = (high - low) / LEVELS
+    step = max((high - low) / LEVELS, float(np.finfo(np.float32).tiny))
     clipped = np.clip(statistics.centres, low, high)
     clipped_counts = np.zeros(BINS)
     width = 2 * statistics.radius / BINS

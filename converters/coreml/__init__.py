@@ -20,6 +20,11 @@ DEPLOYMENT_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", 
 
 DEFAULT_DEPLOYMENT_TARGET = "iOS16"
 
+INT8_DEPLOYMENT_TARGET = "iOS17"
+"""The oldest system with quantized activations, and what int8 files are for if nothing else is asked for."""
+
+BEFORE_INT8 = ("iOS16", "macOS13")
+
 
 def _lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     from mobileseg.converters.coreml.lower import lower
@@ -43,7 +48,7 @@ TARGET = Target(
     suffix=".mlpackage",
     extra="coreml",
     modules=("coremltools",),
-    precisions=("fp32", "fp16", "w8", "palette4", "palette6", "palette8"),
+    precisions=("fp32", "fp16", "int8", "w8", "palette4", "palette6", "palette8"),
     input_layout="NCHW",
     forbidden=frozenset({"max_unpool2d", "max_pool2d_with_indices"}),
     lower=_lower,

@@ -28,6 +28,8 @@ _WIDE = frozenset({"softmax"})
 _AFFINE = frozenset({"mul", "add", "sub", "real_div"})
 _LAYERS = frozenset({"conv", "conv_transpose", "linear", "matmul"})
 _EXCHANGE = (3, 3, 1, 1)
+_EXPANDED = "constexpr_"
+_ROUNDING = ("quantize", "dequantize")
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
 
@@ -55,28 +57,35 @@ def computes_in_half(operation: Any) -> bool:
     """Whether this MIL operation may be float16."""
     return (
         operation.op_type not in _WIDE
-        and operation not in list(_preprocessing(operation.enclosing_block))
+        and operation not in _preprocessing(operation.enclosing_block)
         and all(_largest_is_normal(values) for values in _constants(operation))
     )
 
 
-def _preprocessing(function: Any) -> Iterator[Any]:
-    """The operations that turn the picture into the network's input: gains, offsets, a 1x1 channel exchange."""
+def _preprocessing(function: Any) -> list[Any]:
+    """The operations that turn the picture into the network's input: gains, offsets, a 1x1 channel exchange; in an int8
+    program the roundings between them, too, up to the one of the network's input, whose result is int8."""
     (picture,) = function.inputs.values()
-    value = picture
+    value, found = picture, []
     while len(value.child_ops) == 1:
         (user,) = value.child_ops
         affine = user.op_type in _AFFINE and any(v.val is not None for v in (user.x, user.y))
         exchange = user.op_type == "conv" and user.weight.shape == _EXCHANGE and user.weight.val is not None
-        if not (affine or exchange):
-            return
-        yield user
+        if not (affine or exchange or user.op_type in _ROUNDING):
+            break
+        found.append(user)
         (value,) = user.outputs
+    while found and found[-1].op_type == _ROUNDING[1]:
+        found.pop()
+    return found
 
 
 def _constants(operation: Any) -> Iterator[Any]:
+    """float32 numbers that it reads. Of weights that an operator expands, the scales."""
     for value in operation.inputs.values():
         for var in value if isinstance(value, (list, tuple)) else (value,):
+            if var.op is not None and var.op.op_type.startswith(_EXPANDED):
+                yield from _constants(var.op)
             if var.val is not None and np.asarray(var.val).dtype == np.float32:
                 yield np.asarray(var.val)
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from mobileseg import mlpackage
-from mobileseg.converters.coreml import DEFAULT_DEPLOYMENT_TARGET, check
+from mobileseg.converters.coreml import BEFORE_INT8, DEFAULT_DEPLOYMENT_TARGET, INT8_DEPLOYMENT_TARGET, check
 from mobileseg.converters.coreml.half import chooser
+from mobileseg.converters.coreml.integer import fit_weights, has_int8, remove_idle_pairs
+from mobileseg.converters.coreml.sharing import share_constants
 from mobileseg.converters.passes.base import arguments_of, aten, is_call, substitute, value
-from mobileseg.errors import MobilesegError, cannot_convert
+from mobileseg.errors import MobilesegError, OptionError, cannot_convert
 from mobileseg.types import OUTPUT_NAMES
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ _HEADS: Mapping[Head, str] = {
 
 
 def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
-    """Write the package at ``path``; ``lowering.precision`` is ``"fp32"`` or ``"fp16"``.
+    """Write the package at ``path``; ``lowering.precision`` is ``"fp32"``, ``"fp16"``, or ``"int8"`` for a program
+    with an int8 plan in it (`quantization.program.insert`); what computes between its roundings is then float16.
 
     In: ``picture``, an RGB image of H x W; a float32 multi-array (N, 3, H, W) where the file takes the network's own
     input, or more than one picture, which an image cannot be. Out, by the head: ``logits`` or ``probabilities``
@@ -76,18 +79,29 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
         except (NotImplementedError, ValueError) as error:
             raise cannot_convert("coremltools", error) from error
     spec = model.get_spec()
+    if lowering.precision == "int8":
+        share_constants(spec)
     _describe(spec.description, lowering, is_image)
     mlpackage.write(spec, Path(model.weights_dir), path)
 
 
 def _deployment_target(lowering: Lowering) -> str:
-    return lowering.options.get("deployment_target") or DEFAULT_DEPLOYMENT_TARGET
+    asked = lowering.options.get("deployment_target")
+    if lowering.precision != "int8":
+        return asked or DEFAULT_DEPLOYMENT_TARGET
+    if asked in BEFORE_INT8:
+        raise OptionError(
+            f"Core ML has int8 activations from {INT8_DEPLOYMENT_TARGET} on; got --deployment-target {asked}. Leave it "
+            f"out, name {INT8_DEPLOYMENT_TARGET} or a newer system, or choose --precision w8, whose weights alone are "
+            "int8."
+        )
+    return asked or INT8_DEPLOYMENT_TARGET
 
 
 def _precision(coremltools: Any, lowering: Lowering) -> Any:
     if lowering.precision == "fp32":
         return coremltools.precision.FLOAT32
-    if lowering.precision == "fp16":
+    if lowering.precision in ("fp16", "int8"):
         return coremltools.transform.FP16ComputePrecision(op_selector=chooser(lowering.float32_share))
     raise MobilesegError(f"Core ML has no base precision '{lowering.precision}'.")
 
@@ -113,6 +127,9 @@ def as_coremltools_reads_it(module: GraphModule) -> GraphModule:
     frontend finds what it expects: a pooling's stride (it does not know that left out it is the kernel), bounds that
     are floats (ReLU6 has integers), no alias."""
     changed = copy.deepcopy(module)
+    if has_int8(changed):
+        fit_weights(changed)
+        remove_idle_pairs(changed)
     (result,) = cast("tuple[Node]", changed.graph.output_node().args[0])
     if is_call(result, aten._to_copy.default) and result.kwargs.get("dtype") == torch.uint8:
         result.update_kwarg("dtype", torch.int32)

@@ -7,7 +7,7 @@ coremltools' own passes on the loaded program; its pipeline of other passes is n
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from mobileseg.quantization.coreml.palette import palette_of
 from mobileseg.types import Quantized
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 SMALLEST = 1024
 """Weights of fewer numbers stay float16: scales, palette and their entries in the program would take what is saved."""
@@ -31,11 +31,12 @@ _STEPS = 127
 _OUTPUT_AXIS = {"conv_transpose": 1}
 
 
-def compress_weights(path: Path, precision: str, pictures: Iterable[NDArray[np.uint8]] = ()) -> Quantized:
+def compress_weights(path: Path, precision: str, planned: None = None) -> Quantized:
     """Compress the weights of the float16 package at ``path`` in place; its metadata and tensors stay as they are.
 
     ``precision``: ``"w8"`` (int8, symmetric, one scale per output channel), ``"palette4"``, ``"palette6"``,
-    ``"palette8"`` (one palette a weight). ``pictures`` are not looked at. Raises `OptionError` for another precision,
+    ``"palette8"`` (one palette a weight). ``planned``: there is no plan of
+    activations. Raises `OptionError` for another precision,
     `UsageError` for a file that is no package, `MissingExtraError` without coremltools.
     """
     if precision not in _SCHEMES:

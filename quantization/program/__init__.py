@@ -2,3 +2,7 @@
 
 All targets share it. A target's own quantizer writes what is found here into its file's form.
 """
+
+from mobileseg.quantization.program.planned import Planned, equalized, plan_program, same
+
+__all__ = ["Planned", "equalized", "plan_program", "same"]

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from mobileseg.quantization.program.plan import GREATEST, LEAST
-from mobileseg.quantization.program.simulate import is_quantized, round_weights
+from mobileseg.quantization.program.simulate import round_weights
 from mobileseg.quantization.program.values import CONVOLUTIONS, constant, name_of, weight_axis
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.fx import GraphModule, Node
 
     from mobileseg.quantization.program.plan import Plan, Scale
@@ -32,30 +34,29 @@ def inserted(module: GraphModule, plan: Plan) -> GraphModule:
     changed = copy.deepcopy(module)
     twins = dict(zip(module.graph.nodes, changed.graph.nodes, strict=True))
     for node in module.graph.nodes:
-        if name_of(node) in CONVOLUTIONS and node not in plan.floats and is_quantized(plan, node):
+        if name_of(node) in CONVOLUTIONS and plan.is_int8(node):
             _quantize_weights(changed, twins[node])
+    readers: dict[Node, list[Node]] = {}
+    for reader, arguments in plan.read_rounded().items():
+        for node in arguments:
+            readers.setdefault(node, []).append(twins[reader])
     for node in module.graph.nodes:
-        scale = _scale_behind(plan, node)
-        if scale is not None:
-            _quantize_value(changed, twins[node], scale)
+        scale = plan.scale_held(node)
+        if scale is None or node in plan.values.fused or node.op == "get_attr":
+            continue
+        if node in plan.floats:
+            _quantize_value(changed, twins[node], scale, readers.get(node, ()))
+        else:
+            _quantize_value(changed, twins[node], scale, tuple(twins[node].users))
     changed.graph.eliminate_dead_code()
     changed.graph.lint()
     changed.recompile()
     return changed
 
 
-def _scale_behind(plan: Plan, node: Node) -> Scale | None:
-    if node in plan.values.fused:
-        return None
-    if node in plan.values.origin:
-        return None if node in plan.floats else plan.scales.get(plan.values.root(node))
-    return plan.scales.get(node)
-
-
-def _quantize_value(module: GraphModule, node: Node, scale: Scale) -> None:
+def _quantize_value(module: GraphModule, node: Node, scale: Scale, readers: Sequence[Node]) -> None:
     operators: Any = torch.ops.quantized_decomposed
     figures = (scale.scale, scale.zero_point, LEAST, GREATEST, torch.int8)
-    readers = [n for n in node.users if n.op != "output" or node.op != "placeholder"]
     with module.graph.inserting_after(node):
         quantized = module.graph.call_function(operators.quantize_per_tensor.default, (node, *figures))
     with module.graph.inserting_after(quantized):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ PICTURE: Range = (0.0, 255.0)
 LEAST, GREATEST = -128, 127
 
 CONCATENATION_LOSS = 1.5
-"""Where a concatenation's range is this much wider, an input that others read too keeps its scale and is requantized."""
+"""Where a concatenation's range is this much wider, an input that others read keeps its scale and is requantized."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,42 @@ class Scale:
 
 @dataclass(frozen=True)
 class Plan:
-    """``ranges``, ``scales``: of each value that is rounded. ``floats``: operators that compute in float."""
+    """``ranges``, ``scales``: of each value that an int8 operator writes or reads. ``floats``: operators that compute
+    in float.
+
+    What an int8 operator computes is rounded behind it; what a float one computes, where an int8 one reads it: the
+    float readers of the same value have it whole.
+    """
 
     values: Values
     ranges: Mapping[Node, Range]
     scales: Mapping[Node, Scale]
     floats: frozenset[Node] = frozenset()
+
+    def scale_behind(self, node: Node) -> Scale | None:
+        """By which an operator's result is rounded at once."""
+        return None if node in self.floats else self.scales.get(node)
+
+    def scale_held(self, node: Node) -> Scale | None:
+        """By which the numbers that a value holds are rounded; None for zeros, ones, and what stays in float."""
+        return None if node in self.values.flags else self.scales.get(self.values.root(node))
+
+    def read_rounded(self) -> dict[Node, dict[Node, Scale]]:
+        """An int8 operator -> those of its arguments that float operators computed, and by what it rounds them."""
+        found: dict[Node, dict[Node, Scale]] = {}
+        for node in self.floats:
+            scale = self.scale_held(node)
+            if scale is None:
+                continue
+            for reader in node.users:
+                if reader.op == "call_function" and reader not in self.floats and reader not in self.values.flags:
+                    found.setdefault(reader, {})[node] = scale
+        return found
+
+    def is_int8(self, node: Node) -> bool:
+        """Whether a convolution computes in int8: it is not kept in float, and both its ends are rounded."""
+        ends = (self.values.root(cast("Node", node.args[0])), self.values.root(node))
+        return node not in self.floats and all(n in self.scales or n in self.values.flags for n in ends)
 
 
 def scale_of(low: float, high: float) -> Scale:

@@ -6,11 +6,12 @@ last bit of a product that they round otherwise, is not in it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.fx import Interpreter
+from torch.fx.node import map_arg
 
 from mobileseg.quantization.program.plan import GREATEST, LEAST
 from mobileseg.quantization.program.values import CONVOLUTIONS, MATRICES, constant, name_of, weight_axis
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch.fx import GraphModule, Node
 
-    from mobileseg.quantization.program.plan import Plan
+    from mobileseg.quantization.program.plan import Plan, Scale
     from mobileseg.quantization.program.values import Values
 
 
@@ -57,47 +58,62 @@ class Observer(Interpreter):
 
 
 class Simulator(Interpreter):
-    """Runs the program as int8 under a plan. ``see``: is handed each rounded value."""
+    """Runs the program as int8 under a plan. ``see``: is handed each value that is rounded behind its operator."""
 
     def __init__(self, module: GraphModule, plan: Plan, see: Callable[[Node, Tensor], None] | None = None) -> None:
         super().__init__(module)
         self._plan, self._see = plan, see
         self._weights = _rounded_weights(module, plan)
+        self._read_rounded = plan.read_rounded()
 
     def run_node(self, n: Node) -> Any:
         result = self._computed(n)
-        scale = self._plan.scales.get(n)
+        scale = self._plan.scale_behind(n)
         if scale is None:
             return result
-        result = torch.fake_quantize_per_tensor_affine(result, scale.scale, scale.zero_point, LEAST, GREATEST)
+        result = rounded(result, scale)
         if self._see is not None:
             self._see(n, result)
         return result
 
     def _computed(self, n: Node) -> Any:
-        if n not in self._weights:
-            return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        return cast("Any", n.target)(args[0], self._weights[n], *args[2:], **kwargs)
+        if n in self._weights:
+            args = (args[0], self._weights[n], *args[2:])
+        return getattr(self, n.op)(n.target, args, kwargs)
+
+    def map_nodes_to_values(self, args: Any, n: Node) -> Any:
+        """`Interpreter`'s; what a float operator computed is rounded for an int8 one."""
+        scales = self._read_rounded.get(n, {})
+
+        def load(argument: Node) -> Any:
+            value = self.env[argument]
+            return rounded(value, scales[argument]) if argument in scales else value
+
+        return map_arg(args, load)
+
+
+def rounded(value: Tensor, scale: Scale) -> Tensor:
+    """The numbers that 8 bits hold of a value."""
+    return torch.fake_quantize_per_tensor_affine(value, scale.scale, scale.zero_point, LEAST, GREATEST)
+
+
+def first_result(result: Any) -> Tensor:
+    """What a program returns, which may be in a tuple."""
+    found: Tensor = result if isinstance(result, Tensor) else result[0]
+    return found
 
 
 def _rounded_weights(module: GraphModule, plan: Plan) -> Mapping[Node, Tensor]:
     found = {}
     for node in module.graph.nodes:
-        if name_of(node) in CONVOLUTIONS | MATRICES and node not in plan.floats:
+        if name_of(node) in CONVOLUTIONS | MATRICES and plan.is_int8(node):
             weights = constant(module, node.args[1])
-            if weights is not None and is_quantized(plan, node):
+            if weights is not None:
                 axis = weight_axis(node) if name_of(node) in CONVOLUTIONS else weights.ndim - 1
                 numbers, scales = round_weights(weights, axis)
                 found[node] = numbers * scales
     return found
-
-
-def is_quantized(plan: Plan, node: Node) -> bool:
-    """Whether a convolution computes in int8: its input and its result are rounded values."""
-    source = node.args[0]
-    ends = (plan.values.root(cast("Node", source)), plan.values.root(node))
-    return all(n in plan.scales or n in plan.values.flags for n in ends)
 
 
 def observe(

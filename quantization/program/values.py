@@ -31,42 +31,19 @@ LIMITS = frozenset({"relu", "hardtanh", "relu6", "clamp"})
 BEFORE_LIMITS = CONVOLUTIONS | {"add", "sub", "mul"}
 
 MOVES = frozenset(
-    [
-        "alias",
-        "clone",
-        "contiguous",
-        "permute",
-        "transpose",
-        "numpy_T",
-        "t",
-        "reshape",
-        "view",
-        "_unsafe_view",
-        "expand",
-        "repeat",
-        "unsqueeze",
-        "squeeze",
-        "slice",
-        "select",
-        "narrow",
-        "split_with_sizes",
-        "unbind",
-        "getitem",
-        "pad",
-        "constant_pad_nd",
-        "max_pool2d",
-        "space_to_depth",
-        "depth_to_space",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "upsample_nearest2d",
-    ]
+    {"alias", "clone", "contiguous", "permute", "transpose", "numpy_T", "t", "reshape", "view", "_unsafe_view"}
+    | {"expand", "repeat", "unsqueeze", "squeeze", "slice", "select", "narrow", "split_with_sizes", "unbind", "getitem"}
+    | {"pad", "constant_pad_nd", "max_pool2d", "space_to_depth", "depth_to_space", "pixel_shuffle", "pixel_unshuffle"}
+    | {"upsample_nearest2d"}
 )
 """The result holds elements of the one computed argument, and a constant border."""
 
 CONCATENATIONS = frozenset({"cat", "stack"})
 SHARED = frozenset({"maximum", "minimum", "upsample_bilinear2d"})
 """Kernels that compare or mix numbers without rescaling them: inputs and result have one scale."""
+
+HEADS = frozenset({"softmax", "_softmax", "upsample_bilinear2d"})
+"""What may follow the logits, beside an argmax."""
 
 STEPS = frozenset({"ceil", "sign"})
 """With what a mask of zeros and ones begins."""
@@ -128,7 +105,7 @@ def values_of(module: GraphModule) -> Values:
             found.rounded.append(node)
         elif node.op == "call_function" and _is_float(node):
             found.take(node, module)
-    outputs = frozenset(_behind(node, found.origin) for node in module.graph.output_node().all_input_nodes)
+    outputs = frozenset(_results(module, found.origin))
     return Values(
         tuple(found.rounded),
         found.fused,
@@ -142,6 +119,19 @@ def values_of(module: GraphModule) -> Values:
 def _is_float(node: Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _results(module: GraphModule, origin: Mapping[Node, Node]) -> Iterator[Node]:
+    """Values whose numbers, or whose order, are the program's result."""
+    waiting = list(module.graph.output_node().all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node in origin or name_of(node) in HEADS:
+            waiting.extend([origin[node]] if node in origin else sources(node))
+        elif node.op == "call_function" and not _is_float(node):
+            waiting.extend(sources(node))
+        else:
+            yield node
 
 
 def _behind(node: Node, origin: Mapping[Node, Node]) -> Node:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mobileseg.quantization.ranges import BORDER
 from mobileseg.quantization.tflite.flatbuffer import Params
-from mobileseg.quantization.tflite.observe import BORDER
 from mobileseg.quantization.tflite.operators import FLAG, RULES
 
 if TYPE_CHECKING:
@@ -15,17 +15,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mobileseg.quantization.ranges import Range
     from mobileseg.quantization.tflite.flatbuffer import Graph
-    from mobileseg.quantization.tflite.observe import Range, Statistics
     from mobileseg.quantization.tflite.unpooling import Unpooling
 
 PICTURE: tuple[float, float] = (0.0, 255.0)
 """The input's range: the camera's bytes are then the int8 numbers, shifted by 128."""
 
 LEAST, GREATEST = -128, 127
-CUTS = np.linspace(1.0, 0.2, 41)
-"""Shares of the observed extremes that are tried as ends of a range."""
-
 BIAS_LIMIT = 2.0**30
 """Largest quantized bias; the accumulator has 31 bits, and the products need room beside it."""
 
@@ -47,23 +44,6 @@ def params_of(low: float, high: float) -> Params:
     # Through float32: it is what the file holds and the kernels compute with.
     scale = float(np.float32(scale))
     return Params(scale, int(np.clip(round(LEAST - low / scale), LEAST, GREATEST)))
-
-
-def best_range(statistics: Statistics) -> Range:
-    """The range in which 8 bits represent the values with the least squared error.
-
-    It cuts rare extremes off where that makes the rest finer. Error of a range: what its ends cut off, from the
-    histogram, plus a twelfth of the squared step for every value.
-    """
-    counts, centres = statistics.counts, statistics.centres
-    low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
-    lows, highs = low * CUTS, high * CUTS
-    cut_low = (counts * np.maximum(lows[:, None] - centres, 0.0) ** 2).sum(axis=1)
-    cut_high = (counts * np.maximum(centres - highs[:, None], 0.0) ** 2).sum(axis=1)
-    step = (highs[None, :] - lows[:, None]) / (GREATEST - LEAST)
-    error = cut_low[:, None] + cut_high[None, :] + counts.sum() * step**2 / 12
-    i, j = np.unravel_index(int(error.argmin()), error.shape)
-    return float(lows[i]), float(highs[j])
 
 
 def quantize(values: NDArray[np.float32], params: Params) -> NDArray[np.int8]:
@@ -146,7 +126,8 @@ def assign(
     """The parameters of each computed float tensor that the int8 ``operators`` read or write."""
     groups, users = Groups(ranges), graph.users()
     for tensor in graph.inputs:
-        groups.widen(tensor, PICTURE)
+        if tensor in ranges:  # else only float operators read it
+            groups.widen(tensor, PICTURE)
     for tensor in unpooling.flags:
         groups.fix(tensor, FLAG)
     for operator in operators:

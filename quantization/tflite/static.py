@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from mobileseg.errors import unknown_option
+from mobileseg.quantization.ranges import least_squares
 from mobileseg.quantization.tflite.flatbuffer import Graph, Params
+from mobileseg.quantization.tflite.match import match
 from mobileseg.quantization.tflite.observe import observe
 from mobileseg.quantization.tflite.operators import RULES, Weights
 from mobileseg.quantization.tflite.prepare import prepare
-from mobileseg.quantization.tflite.scales import assign, best_range, params_of, quantize, quantize_weights
+from mobileseg.quantization.tflite.scales import assign, params_of, quantize, quantize_weights
 from mobileseg.quantization.tflite.unpooling import find_unpooling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from mobileseg.quantization.tflite.observe import Range
+    from mobileseg.quantization.prints import Known
+    from mobileseg.quantization.ranges import Range
     from mobileseg.quantization.tflite.unpooling import Unpooling
 
 DType = Literal["float32", "int8", "uint8"]
@@ -66,19 +69,44 @@ def quantize_static(
     Raises `OptionError` for another dtype, `PictureError` for no picture or one of another size, `UsageError` for bytes
     that are no .tflite file, `MissingExtraError` without the packages of extra ``tflite``.
     """
-    for dtype in (input_dtype, output_dtype):
-        if dtype not in get_args(DType):
-            raise unknown_option("tensor type", dtype, get_args(DType))
-    prepared = Graph(float_model)
-    prepare(prepared)
-    content = prepared.to_bytes()
-    graph = Graph(content)
+    _check(input_dtype, output_dtype)
+    graph, content = _prepared(float_model)
     statistics, images = observe(content, pictures, progress)
     # The classes' order is what counts in the output: cut off, the greatest would become equal.
-    ranges = {i: (s.low, s.high) if i in graph.outputs else best_range(s) for i, s in statistics.items()}
+    ranges = {i: (s.low, s.high) if i in graph.outputs else least_squares(s) for i, s in statistics.items()}
     emitted = _Emitter(graph, ranges, input_dtype, output_dtype)
     emitted.run()
     return QuantizedModel(graph.to_bytes(), RECIPE, tuple(emitted.kept_float), images)
+
+
+def quantize_planned(
+    float_model: bytes,
+    known: Sequence[Known],
+    picture: NDArray[np.uint8],
+) -> QuantizedModel:
+    """Quantize the file of a program by the program's plan: ``known`` is what it says of each value, with the value's
+    print on ``picture`` ((H, W, 3) uint8), by which the file's tensors are recognised.
+
+    Raises as `quantize_static`.
+    """
+    graph, content = _prepared(float_model)
+    matched = match(graph, content, known, picture)
+    emitted = _Emitter(graph, matched.ranges, "float32", "float32", matched.floats)
+    emitted.run()
+    return QuantizedModel(graph.to_bytes(), RECIPE, tuple(emitted.kept_float), 1)
+
+
+def _check(*dtypes: str) -> None:
+    for dtype in dtypes:
+        if dtype not in get_args(DType):
+            raise unknown_option("tensor type", dtype, get_args(DType))
+
+
+def _prepared(float_model: bytes) -> tuple[Graph, bytes]:
+    prepared = Graph(float_model)
+    prepare(prepared)
+    content = prepared.to_bytes()
+    return Graph(content), content
 
 
 def _is_quantizable(graph: Graph, operator: Any, ranges: Mapping[int, Range]) -> bool:
@@ -100,12 +128,21 @@ class _Emitter:
     The file's inputs and outputs keep their tensors, to which its signature refers.
     """
 
-    def __init__(self, graph: Graph, ranges: Mapping[int, Range], input_dtype: DType, output_dtype: DType) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        ranges: Mapping[int, Range],
+        input_dtype: DType,
+        output_dtype: DType,
+        floats: frozenset[int] = frozenset(),
+    ) -> None:
         self.graph, self.ranges = graph, ranges
         self.input_dtype, self.output_dtype = input_dtype, output_dtype
-        self.unpooling: Unpooling = find_unpooling(graph)
+        kept = {id(o) for o in graph.operators if any(int(i) in floats for i in o.outputs)}
+        self.unpooling: Unpooling = find_unpooling(graph, kept)
         in_chain = set(self.unpooling.ceilings) | self.unpooling.skipped
-        self.quantized = {id(o) for o in graph.operators if id(o) in in_chain or _is_quantizable(graph, o, ranges)}
+        int8 = [o for o in graph.operators if id(o) in in_chain or _is_quantizable(graph, o, ranges)]
+        self.quantized = {id(o) for o in int8} - kept
         self.params = assign(graph, ranges, [o for o in graph.operators if id(o) in self.quantized], self.unpooling)
         self.operators: list[Any] = []
         self.kept_float: list[str] = []

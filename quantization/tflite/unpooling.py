@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 from mobileseg.quantization.tflite.operators import MOVES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mobileseg.quantization.tflite.flatbuffer import Graph
 
 
@@ -43,13 +45,18 @@ class Unpooling:
     alike: list[tuple[int, int]] = field(default_factory=list)
 
 
-def find_unpooling(graph: Graph) -> Unpooling:
-    """The masks of the graph, and what is computed with them. Empty where the network unpools nothing."""
+def find_unpooling(graph: Graph, floats: Collection[int] = ()) -> Unpooling:
+    """The masks of the graph, and what is computed with them. Empty where the network unpools nothing.
+
+    Masks whose operators (by id) are among ``floats`` are zeros and ones as they are.
+    """
     found = Unpooling()
     users, producers = graph.users(), graph.producers()
     for operator in graph.operators:
         chain = _mask_chain(graph, operator, users, producers)
-        if chain is not None:
+        if chain is not None and id(operator) in floats:
+            found.flags.add(int(operator.outputs[0]))
+        elif chain is not None:
             subtraction, minimum = chain
             m, x = (int(i) for i in subtraction.inputs)
             difference = int(subtraction.outputs[0])

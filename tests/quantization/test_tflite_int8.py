@@ -26,11 +26,9 @@ from mobileseg.pictures import iter_pictures
 from mobileseg.quantization.calibration import choose_pictures
 from mobileseg.quantization.tflite import quantize_static
 from mobileseg.quantization.tflite.flatbuffer import Graph, Params
-from mobileseg.quantization.tflite.observe import BINS, Statistics
 from mobileseg.quantization.tflite.prepare import prepare
 from mobileseg.quantization.tflite.scales import (
     Groups,
-    best_range,
     params_of,
     quantize,
     quantize_weights,
@@ -267,26 +265,6 @@ def test_xnnpack_takes_convolutions_with_dead_channels(
     assert not isinstance(graph.delegation, NotRun)
     for kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         assert graph.operators[kind] == graph.delegation.operators[kind] > 0
-
-
-def test_rare_extremes_are_cut_off_and_plain_ranges_are_not() -> None:
-    rng = np.random.default_rng(0)
-    heavy, plain = Statistics(), Statistics()
-    for _ in range(20):
-        heavy.add(rng.normal(0, 1, 30000).astype(np.float32), 1)
-    heavy.add(np.asarray([100.0], np.float32), 1)
-    plain.add(rng.uniform(-1, 1, 30000).astype(np.float32), 1)
-    assert best_range(heavy)[1] < 60.0
-    assert best_range(plain) == pytest.approx((plain.low, plain.high))
-
-
-def test_the_histogram_widens_without_losing_counts() -> None:
-    statistics = Statistics()
-    for radius in (1e-3, 1.0, 1e3):
-        statistics.add(np.linspace(-radius, radius, 1001, dtype=np.float32), 1)
-    assert statistics.counts.sum() == 3003
-    assert statistics.counts.shape == (BINS,)
-    assert statistics.counts[BINS // 2 - 8 : BINS // 2 + 8].sum() >= 2002
 
 
 def test_scales_that_kernels_dictate_are_not_joined() -> None:

@@ -1,0 +1,99 @@
+"""How much of int8's error each unit of a program makes, by measurement: all in float but this one.
+
+The float values up to a unit are the same for all units behind it, so that each evaluation computes the network from
+there on alone. Units are `values.units_of`: what computing one rounded value takes, and what moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from mobileseg.quantization.program.plan import Plan
+from mobileseg.quantization.program.simulate import Simulator, first_result
+from mobileseg.quantization.program.values import units_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.fx import GraphModule, Node
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One unit's ``error``: the logits' squared error, relative to their squares, where it alone is in int8."""
+
+    unit: tuple[Node, ...]
+    error: float
+
+
+def sensitivities(
+    module: GraphModule,
+    plan: Plan,
+    pictures: Sequence[Tensor],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Sensitivity]:
+    """Of each unit, in the program's order. ``pictures``: (1, 3, H, W) float32; as many evaluations as units a picture.
+
+    ``progress``: called with the evaluations done, and all.
+    """
+    units = list(units_of(plan.values, module))
+    errors = [0.0] * len(units)
+    with torch.no_grad():
+        for number, picture in enumerate(pictures):
+            base = _Stepper(module, _none(plan))
+            reference = base.result(picture)
+            energy = max(float(reference.double().square().sum()), torch.finfo(torch.float32).tiny)
+            base.start(picture)
+            for place, unit in enumerate(units):
+                alone = _Stepper(module, _only(plan, units, place))
+                found = alone.resume(base, unit[0])
+                errors[place] += float((found - reference).double().square().sum()) / energy
+                base.advance(unit)
+                if progress is not None:
+                    progress(number * len(units) + place + 1, len(units) * len(pictures))
+    return [Sensitivity(unit, error / max(1, len(pictures))) for unit, error in zip(units, errors, strict=True)]
+
+
+def _none(plan: Plan) -> Plan:
+    return Plan(plan.values, {}, {}, frozenset())
+
+
+def _only(plan: Plan, units: Sequence[tuple[Node, ...]], place: int) -> Plan:
+    """The plan that rounds what one unit computes, and its weights."""
+    ends = {n for n in units[place] if n in plan.scales}
+    floats = frozenset(n for i, unit in enumerate(units) if i != place for n in unit)
+    return Plan(plan.values, {n: plan.ranges[n] for n in ends}, {n: plan.scales[n] for n in ends}, floats)
+
+
+class _Stepper(Simulator):
+    """Runs the program in pieces."""
+
+    def result(self, picture: Tensor) -> Tensor:
+        return first_result(self.run(picture))
+
+    def start(self, picture: Tensor) -> None:
+        self.args_iter = iter([picture])
+        self.env = {}
+        for node in self.graph.nodes:
+            if node.op in {"placeholder", "get_attr"}:
+                self.env[node] = self.run_node(node)
+
+    def advance(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            self.env[node] = self.run_node(node)
+            for dead in self.user_to_last_uses.get(node, []):
+                del self.env[dead]
+
+    def resume(self, base: _Stepper, first: Node) -> Tensor:
+        """What the program gives, from ``first`` on, on the values that ``base`` has reached."""
+        self.env = dict(base.env)
+        nodes = list(self.graph.nodes)
+        for node in nodes[nodes.index(first) :]:
+            if node.op == "output":
+                return first_result(self.run_node(node))
+            if node.op == "call_function":
+                self.advance([node])
+        raise ValueError("the program has no result")
