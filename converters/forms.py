@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
+from mobileseg.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Forms:
@@ -149,5 +151,11 @@ TABLE: dict[tuple[str, str], Forms] = {
 
 
 def forms_for(target: str, precision: str) -> Forms:
-    """The line of the table; a KeyError is a target that forgot to add its own."""
+    """The line of the table. Raises `OptionError` where a backend (a delegate, say) has not that precision."""
+    if (target, precision) not in TABLE:
+        has = ", ".join(known for backend, known in TABLE if backend == target)
+        raise OptionError(
+            f"{target} has no precision {precision}; expected {has}. Choose one with --precision, or another target or "
+            "--delegate."
+        )
     return TABLE[target, precision]

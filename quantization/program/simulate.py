@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 LEAST_SHARE = 2.0**-10
+"""Of the greatest of a convolution's weight scales: the least that another channel may have."""
 
 
 def round_weights(weights: Tensor, axis: int) -> tuple[Tensor, Tensor]:
