@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
+from mobileseg.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Forms:
@@ -28,8 +30,9 @@ class Forms:
     (`passes.rewrite_nearest`). ``grouped_convolution``: of small groups, as it is or by depthwise ones
     (`passes.rewrite_grouped_convolution`). ``max_pooling``: with its padding, or with its border repeated
     (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, as a depthwise
-    convolution, or as one only before a ReLU (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights
-    may be multiplied by (`passes.move_affine`); halves become subnormal sooner.
+    convolution (of few channels by rows, or those, too), or as one only before a ReLU (`passes.rewrite_affine`).
+    ``smallest_gain``: what a convolution's weights may be multiplied by (`passes.move_affine`); halves become subnormal
+    sooner.
     """
 
     mask: Literal["ceil", "sign", "scaled"]
@@ -44,7 +47,7 @@ class Forms:
     nearest: Literal["native", "blocks"] = "native"
     grouped_convolution: Literal["native", "depthwise"] = "native"
     max_pooling: Literal["native", "repeated_border"] = "native"
-    affine: Literal["native", "depthwise", "rectified"] = "native"
+    affine: Literal["native", "depthwise", "convolution", "rectified"] = "native"
     smallest_gain: float = 0.0
 
 
@@ -136,6 +139,8 @@ TABLE: dict[tuple[str, str], Forms] = {
     },
     ("executorch", "fp32"): _XNNPACK,
     ("executorch", "fp16"): _of_halves(_XNNPACK),
+    # Rows of constants would round once more, and XNNPACK has no fast maximum of int8.
+    ("executorch", "int8"): replace(_XNNPACK, prelu="native", affine="convolution"),
     ("executorch-coreml", "fp32"): _COREML,
     ("executorch-coreml", "fp16"): _of_halves(_COREML),
     ("executorch-portable", "fp32"): _PORTABLE,
@@ -146,5 +151,11 @@ TABLE: dict[tuple[str, str], Forms] = {
 
 
 def forms_for(target: str, precision: str) -> Forms:
-    """The line of the table; a KeyError is a target that forgot to add its own."""
+    """The line of the table. Raises `OptionError` where a backend (a delegate, say) has not that precision."""
+    if (target, precision) not in TABLE:
+        has = ", ".join(known for backend, known in TABLE if backend == target)
+        raise OptionError(
+            f"{target} has no precision {precision}; expected {has}. Choose one with --precision, or another target or "
+            "--delegate."
+        )
     return TABLE[target, precision]

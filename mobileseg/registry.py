@@ -41,6 +41,7 @@ DEVICES = {"qemu-arm64": "mobileseg.validation.devices.qemu_arm64"}
 QUANTIZERS = {
     ("tflite", "int8"): Recipe("fp32", True, "mobileseg.quantization.tflite:quantize_file"),
     ("onnx", "int8"): Recipe("fp32", True, None),
+    ("executorch", "int8"): Recipe("fp32", True, None),
     ("coreml", "int8"): Recipe("int8", True, None, "mobileseg.quantization.coreml.values:values_for_core_ml"),
     **{
         ("coreml", precision): Recipe("fp16", False, "mobileseg.quantization.coreml:compress_weights")

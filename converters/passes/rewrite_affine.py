@@ -3,8 +3,9 @@
 Before: x -> mul(g) -> add(t) -> z        After:  x -> conv2d(g (C, 1, 1, 1), t, groups C) -> z     12 channels or more
         x -> mul(g) -> z                          x -> mul(g as (1, C, 1, W)) -> z                  fewer (add alike)
 
-Preconditions: form "depthwise", or "rectified" and a ReLU behind them, which then are convolutions at any number of
-channels; constants of one number per channel. For the convolution, the gain is read by the offset alone.
+Preconditions: form "depthwise"; or "convolution", or "rectified" and a ReLU behind them, which then are convolutions at
+any number of channels (in int8 a row would round once more, and its numbers have one scale); constants of one number
+per channel. For the convolution, the gain is read by the offset alone.
 
 Exactness: of the convolution, the product and the sum may be fused into one rounding: 2^-24 of their larger term; of
 the rows bit-exact. XNNPACK, under TFLite and ExecuTorch, needs it. It runs a depthwise 1x1 convolution as one pass over

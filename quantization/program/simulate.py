@@ -26,10 +26,21 @@ if TYPE_CHECKING:
     from mobileseg.quantization.program.values import Values
 
 
+LEAST_SHARE = 2.0**-10
+"""Of the greatest of a convolution's weight scales: the least that another channel may have."""
+
+
 def round_weights(weights: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Weights rounded to -127..127 steps of a channel's own scale, and the scales, shaped to broadcast (float32)."""
+    """Weights rounded to -127..127 steps of a channel's own scale, and the scales, shaped to broadcast (float32).
+
+    No scale is less than `LEAST_SHARE` of the greatest: biases are 32-bit numbers of the weights' scale times the
+    input's, and overflow where a channel's weights are next to nothing. The result, whose scale all channels share,
+    has no level for what such weights give.
+    """
     others = [a for a in range(weights.ndim) if a != axis]
-    scales = (weights.abs().amax(others, keepdim=True) / GREATEST).clamp(min=torch.finfo(torch.float32).tiny)
+    scales = weights.abs().amax(others, keepdim=True) / GREATEST
+    greatest = float(scales.max())
+    scales = scales.clamp(min=greatest * LEAST_SHARE) if greatest > 0 else torch.ones_like(scales)
     return torch.clamp(torch.round(weights / scales), -GREATEST, GREATEST), scales
 
 

@@ -11,11 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg.converters.executorch.delegates.base import Delegate, Reason, Removed
 from mobileseg.converters.executorch.delegates.xnnpack_constants import names
+from mobileseg.converters.executorch.delegates.xnnpack_int8 import in_int8
 from mobileseg.converters.executorch.delegates.xnnpack_layouts import operators, rearranged
+from mobileseg.converters.passes.base import aten, is_call
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
+_MOVES = (
+    aten.permute.default,
+    aten.reshape.default,
+    aten.view.default,
+    aten.slice.Tensor,
+    aten.constant_pad_nd.default,
+    aten.pad.default,
+    aten.max_pool2d.default,
+    aten.clone.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+)
+_WEIGHTED = (aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input, aten.linear.default)
 _CONVOLUTION = "aten.convolution.default"
 _CONVERSION = "mobileseg.as_type.default"
 _TAG = "delegation_tag"
@@ -39,9 +54,11 @@ def _as_type() -> Any:
 
 
 def _prepare(module: GraphModule) -> GraphModule:
-    """Conversions between float32 and float16 as the operator that `_partitioners` hands to XNNPACK."""
+    """Conversions between float32 and float16 as the operator that `_partitioners` hands to XNNPACK; of a program in
+    int8 the conversions that are needed, one for each reader (`_alone`)."""
     import torch
 
+    _alone(module)
     floats = (torch.float32, torch.float16)
     for node in module.graph.nodes:
         if node.target is torch.ops.aten._to_copy.default and set(node.kwargs) == {"dtype"}:
@@ -52,8 +69,34 @@ def _prepare(module: GraphModule) -> GraphModule:
     return module
 
 
+def _alone(module: GraphModule) -> None:
+    """A dequantization for each reader: ExecuTorch's passes change one in place for the reader at hand. Behind a move
+    only a convolution has one, the others read the move: fewer operators for the passes, and `xnnpack_int8` computes in
+    int8 what lies between two conversions anyway."""
+    import torch
+    from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the operators
+
+    dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+    for node in list(module.graph.nodes):
+        if not is_call(node, dequantize):
+            continue
+        move = node.args[0].args[0]
+        read = move.all_input_nodes if is_call(move, *_MOVES) else []
+        moved = len(read) == 1 and is_call(read[0], dequantize) and read[0].args[1:] == node.args[1:]
+        for reader in list(node.users):
+            if moved and not is_call(reader, *_WEIGHTED):
+                reader.replace_input_with(node, move)
+            elif len(node.users) > 1:
+                with module.graph.inserting_after(node):
+                    own = module.graph.call_function(node.target, node.args)
+                own.meta = dict(node.meta)
+                reader.replace_input_with(node, own)
+    module.graph.eliminate_dead_code()
+
+
 def _partitioners() -> list[Any]:
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.gemm_configs import GEMMConfig
     from executorch.backends.xnnpack.partition.config.generic_node_configs import (
         CatConfig,
         GenericNodePartitionerConfig,
@@ -93,7 +136,12 @@ def _partitioners() -> list[Any]:
 
     # It takes a maximum over any axis, and then fails to write one over the channels.
     taken = [c for c in ALL_PARTITIONER_CONFIGS if c not in (MaxDimConfig, CatConfig)]
-    return [WithConstants(configs=[*taken, CopiesConfig, AsTypeConfig])]
+    partitioner = WithConstants(configs=[*taken, CopiesConfig, AsTypeConfig])
+    # Of the others in int8 `xnnpack_int8` takes care.
+    for config in partitioner.target_partitioner_configs.values():
+        if ConfigPrecisionType.FP32 in config.enabled_precision_types and not isinstance(config, GEMMConfig):
+            config.enabled_precision_types = [ConfigPrecisionType.FP32]
+    return [partitioner]
 
 
 @contextmanager
@@ -139,7 +187,7 @@ def _compiling(precision: str, float32_share: float) -> Iterator[Removed]:
     def serialized(graph: Any, constants: bytearray) -> bytes:
         own = stores[-1]
         data = {key: own.buffers[entry.buffer_index] for key, entry in own.pte_data.items()}
-        new = rearranged(graph, data)
+        new = rearranged(in_int8(graph, data), data)
         left = NamedDataStore()
         for name in names(new):
             left.add_named_data(name, data[name], CONSTANT_TENSOR_ALIGNMENT)

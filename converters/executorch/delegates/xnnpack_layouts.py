@@ -63,7 +63,7 @@ def rearranged(graph: Any, data: dict[str, bytes]) -> Any:
     constants = Constants(list(graph.constant_data), data)
     orders = orders_of(graph, constants)
     improve(orders)
-    new = without_unused(_swept(_shortened(_Writer(orders, constants).write())))
+    new = without_unused(swept(_shortened(_Writer(orders, constants).write())))
     return new if moved(new) < moved(graph) else graph
 
 
@@ -230,7 +230,7 @@ def _is_inner(value: Any) -> bool:
     return bool(tensor(value).external_id == ABSENT)
 
 
-def _swept(graph: Any) -> Any:
+def swept(graph: Any) -> Any:
     """Without what nothing reads, its values numbered in turn."""
     wanted, nodes = {*graph.output_ids}, []
     for node in reversed(graph.xnodes):
