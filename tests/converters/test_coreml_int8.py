@@ -22,7 +22,7 @@ from mobileseg.errors import OptionError
 from mobileseg.quantization.coreml.values import values_for_core_ml
 from mobileseg.quantization.program.insert import inserted
 from mobileseg.quantization.program.plan import Plan, plan_for, ranges_of
-from mobileseg.quantization.program.simulate import Simulator, observe, round_weights
+from mobileseg.quantization.program.simulate import LEAST_SHARE, Simulator, observe, round_weights
 from mobileseg.quantization.program.values import values_of
 from mobileseg.quantization.ranges import range_method
 
@@ -257,11 +257,12 @@ def test_scales_that_float16_holds_badly(made: Any) -> None:
     )
     assert wide.outputs[0].type.kind == "fp32", "no weights are converted while it runs"
     scales = case.constant(second.arguments["scale"][0]).astype(np.float32)
-    assert (scales[2:4] == SMALLEST).all()
+    least = max(float(scales.max()) * LEAST_SHARE, SMALLEST)
+    assert scales[2:4] == pytest.approx(least, rel=1e-3)
     assert (scales >= SMALLEST).all()
     weights = case.executor.constants[second.outputs[0].name]
     wanted = dict(case.rewritten.module.named_parameters())["network.second.weight"].detach()
-    assert float((weights - wanted)[2:4].abs().max()) <= SMALLEST / 2
+    assert float((weights - wanted)[2:4].abs().max()) <= least * 0.501
     assert float((case.result.argmax(1) == case.simulated.argmax(1)).float().mean()) > 0.98
 
 
