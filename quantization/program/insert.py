@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from mobileseg.quantization.program.plan import GREATEST, LEAST
+from mobileseg.quantization.params import GREATEST, LEAST
 from mobileseg.quantization.program.simulate import round_weights
 from mobileseg.quantization.program.values import CONVOLUTIONS, constant, name_of, weight_axis
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from torch.fx import GraphModule, Node
 
-    from mobileseg.quantization.program.plan import Plan, Scale
+    from mobileseg.quantization.params import Params
+    from mobileseg.quantization.program.plan import Plan
 
 
 def inserted(module: GraphModule, plan: Plan) -> GraphModule:
@@ -54,7 +55,7 @@ def inserted(module: GraphModule, plan: Plan) -> GraphModule:
     return changed
 
 
-def _quantize_value(module: GraphModule, node: Node, scale: Scale, readers: Sequence[Node]) -> None:
+def _quantize_value(module: GraphModule, node: Node, scale: Params, readers: Sequence[Node]) -> None:
     operators: Any = torch.ops.quantized_decomposed
     figures = (scale.scale, scale.zero_point, LEAST, GREATEST, torch.int8)
     with module.graph.inserting_after(node):

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
+from mobileseg.quantization.params import CONCATENATION_LOSS, PICTURE, Params, params_of
 from mobileseg.quantization.program.values import CONCATENATIONS, name_of
 
 if TYPE_CHECKING:
@@ -15,22 +14,6 @@ if TYPE_CHECKING:
 
     from mobileseg.quantization.program.values import Values
     from mobileseg.quantization.ranges import Range, Statistics
-
-PICTURE: Range = (0.0, 255.0)
-"""The input's range: the camera's bytes are then the int8 numbers, shifted by 128."""
-
-LEAST, GREATEST = -128, 127
-
-CONCATENATION_LOSS = 1.5
-"""Where a concatenation's range is this much wider, an input that others read keeps its scale and is requantized."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """``value = (number - zero_point) * scale``, number in -128..127."""
-
-    scale: float
-    zero_point: int
 
 
 @dataclass(frozen=True)
@@ -44,20 +27,20 @@ class Plan:
 
     values: Values
     ranges: Mapping[Node, Range]
-    scales: Mapping[Node, Scale]
+    scales: Mapping[Node, Params]
     floats: frozenset[Node] = frozenset()
 
-    def scale_behind(self, node: Node) -> Scale | None:
+    def scale_behind(self, node: Node) -> Params | None:
         """By which an operator's result is rounded at once."""
         return None if node in self.floats else self.scales.get(node)
 
-    def scale_held(self, node: Node) -> Scale | None:
+    def scale_held(self, node: Node) -> Params | None:
         """By which the numbers that a value holds are rounded; None for zeros, ones, and what stays in float."""
         return None if node in self.values.flags else self.scales.get(self.values.root(node))
 
-    def read_rounded(self) -> dict[Node, dict[Node, Scale]]:
+    def read_rounded(self) -> dict[Node, dict[Node, Params]]:
         """An int8 operator -> those of its arguments that float operators computed, and by what it rounds them."""
-        found: dict[Node, dict[Node, Scale]] = {}
+        found: dict[Node, dict[Node, Params]] = {}
         for node in self.floats:
             scale = self.scale_held(node)
             if scale is None:
@@ -71,15 +54,6 @@ class Plan:
         """Whether a convolution computes in int8: it is not kept in float, and both its ends are rounded."""
         ends = (self.values.root(cast("Node", node.args[0])), self.values.root(node))
         return node not in self.floats and all(n in self.scales or n in self.values.flags for n in ends)
-
-
-def scale_of(low: float, high: float) -> Scale:
-    """Of a range, zero made exactly representable (padding writes it). Finite for any range: one of nothing but zero
-    gets float32's smallest normal scale."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / (GREATEST - LEAST), float(np.finfo(np.float32).tiny))
-    scale = float(np.float32(scale))  # what the file holds and the kernels compute with
-    return Scale(scale, int(np.clip(round(LEAST - low / scale), LEAST, GREATEST)))
 
 
 def ranges_of(
@@ -153,7 +127,7 @@ def plan_for(values: Values, ranges: Mapping[Node, Range], floats: frozenset[Nod
     A value between two of them is not rounded; one that an int8 operator writes or reads is.
     """
     kept = {node: r for node, r in ranges.items() if not _is_only_float(values, node, floats)}
-    return Plan(values, kept, {node: scale_of(*r) for node, r in kept.items()}, floats)
+    return Plan(values, kept, {node: params_of(*r) for node, r in kept.items()}, floats)
 
 
 def _is_only_float(values: Values, node: Node, floats: frozenset[Node]) -> bool:

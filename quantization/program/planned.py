@@ -16,7 +16,7 @@ from mobileseg.quantization.program.insert import inserted
 from mobileseg.quantization.program.plan import plan_for, ranges_of
 from mobileseg.quantization.program.search import agreement, search
 from mobileseg.quantization.program.simulate import Observer, observe
-from mobileseg.quantization.program.values import values_of
+from mobileseg.quantization.program.values import is_float, values_of
 from mobileseg.quantization.ranges import range_method
 from mobileseg.quantization.recovery.equalize import equalize
 
@@ -91,9 +91,7 @@ class Planned:
                 held = self.plan.ranges[self.plan.values.root(node)]
             found.append(Known(seen, held, is_float))
 
-        computed = [
-            n for n in self.module.graph.nodes if n.op in {"placeholder", "call_function"} and _is_float_tensor(n)
-        ]
+        computed = [n for n in self.module.graph.nodes if n.op in {"placeholder", "call_function"} and is_float(n)]
         with torch.no_grad():
             Observer(self.module, computed, see).run(tensor_of(self.picture, _shape(self.module)))
         return found
@@ -164,10 +162,7 @@ def tensor_of(picture: NDArray[np.uint8], shape: Sequence[int], number: int = 1)
 
 
 def equalized(program: ExportedProgram, pictures: Pictures, recipe: Int8Recipe) -> ExportedProgram:
-    """The program in canonical form, before its rewriting, with channels of like ranges (`recovery.equalize`); or as it
-    is, where the recipe wants no equalization."""
-    if not recipe.equalized:
-        return program
+    """The program in canonical form, before its rewriting, with channels of like ranges (`recovery.equalize`)."""
     shape = program.example_inputs[0][0].shape
     few = itertools.islice(pictures(), recipe.probes)
     return equalize(program, (tensor_of(picture, shape, n) for n, picture in enumerate(few, 1))).program
@@ -175,8 +170,3 @@ def equalized(program: ExportedProgram, pictures: Pictures, recipe: Int8Recipe) 
 
 def _shape(module: GraphModule) -> Sequence[int]:
     return tuple(next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"].shape)
-
-
-def _is_float_tensor(node: Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.is_floating_point()

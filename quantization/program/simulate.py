@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Interpreter
 from torch.fx.node import map_arg
 
-from mobileseg.quantization.program.plan import GREATEST, LEAST
+from mobileseg.quantization.params import GREATEST, LEAST
 from mobileseg.quantization.program.values import CONVOLUTIONS, MATRICES, constant, name_of, weight_axis
 from mobileseg.quantization.ranges import Statistics
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from torch.fx import GraphModule, Node
 
-    from mobileseg.quantization.program.plan import Plan, Scale
+    from mobileseg.quantization.params import Params
+    from mobileseg.quantization.program.plan import Plan
     from mobileseg.quantization.program.values import Values
 
 
@@ -94,7 +95,7 @@ class Simulator(Interpreter):
         return map_arg(args, load)
 
 
-def rounded(value: Tensor, scale: Scale) -> Tensor:
+def rounded(value: Tensor, scale: Params) -> Tensor:
     """The numbers that 8 bits hold of a value."""
     return torch.fake_quantize_per_tensor_affine(value, scale.scale, scale.zero_point, LEAST, GREATEST)
 

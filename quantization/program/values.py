@@ -103,7 +103,7 @@ def values_of(module: GraphModule) -> Values:
     for node in module.graph.nodes:
         if node.op == "placeholder":
             found.rounded.append(node)
-        elif node.op == "call_function" and _is_float(node):
+        elif node.op == "call_function" and is_float(node):
             found.take(node, module)
     outputs = frozenset(_results(module, found.origin))
     return Values(
@@ -116,7 +116,8 @@ def values_of(module: GraphModule) -> Values:
     )
 
 
-def _is_float(node: Node) -> bool:
+def is_float(node: Node) -> bool:
+    """Whether a node's value is a tensor of floating-point numbers."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
@@ -128,7 +129,7 @@ def _results(module: GraphModule, origin: Mapping[Node, Node]) -> Iterator[Node]
         node = waiting.pop()
         if node in origin or name_of(node) in HEADS:
             waiting.extend([origin[node]] if node in origin else sources(node))
-        elif node.op == "call_function" and not _is_float(node):
+        elif node.op == "call_function" and not is_float(node):
             waiting.extend(sources(node))
         else:
             yield node
@@ -157,10 +158,10 @@ class _Sorting:
             self._select(node, name, read)
         elif self._moves(node, name, read):
             self.origin[node] = read[0]
-        elif name in BEFORE_LIMITS and self._only_reader(node, LIMITS) is not None:
-            self.fused[node] = self._reader(node)
-        elif name == "mul" and len(read) == 1 and self._only_reader(node, SHARED) is not None:
-            self.fused[node] = self._reader(node)  # a x of max(x, a x): rounded with the maximum
+        elif name in BEFORE_LIMITS and (limit := _only_reader(node, LIMITS)) is not None:
+            self.fused[node] = limit
+        elif name == "mul" and len(read) == 1 and (maximum := _only_reader(node, SHARED)) is not None:
+            self.fused[node] = maximum  # a x of max(x, a x)
         else:
             self.rounded.append(node)
             if name in SHARED | CONCATENATIONS:
@@ -209,12 +210,10 @@ class _Sorting:
             node = self.origin[node]
         return False
 
-    def _only_reader(self, node: Node, names: frozenset[str]) -> Node | None:
-        readers = list(node.users)
-        return readers[0] if len(readers) == 1 and name_of(readers[0]) in names else None
 
-    def _reader(self, node: Node) -> Node:
-        return next(iter(node.users))
+def _only_reader(node: Node, names: frozenset[str]) -> Node | None:
+    readers = list(node.users)
+    return readers[0] if len(readers) == 1 and name_of(readers[0]) in names else None
 
 
 def units_of(values: Values, module: GraphModule) -> Iterator[tuple[Node, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +14,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mobileseg.quantization.params import Params
+
 FILE_IDENTIFIER = b"TFL3"
-
-
-@dataclass(frozen=True)
-class Params:
-    """Affine quantization of one tensor: ``real = scale * (q - zero_point)``, q int8."""
-
-    scale: float
-    zero_point: int
 
 
 def schema() -> Any:

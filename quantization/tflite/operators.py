@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mobileseg.quantization.tflite.flatbuffer import Params
+from mobileseg.quantization.params import Params
 
 PROBABILITY = Params(1 / 256, -128)
 """What the kernels of LOGISTIC and SOFTMAX demand of their output."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mobileseg.quantization.params import CONCATENATION_LOSS, GREATEST, LEAST, PICTURE, Params, params_of
 from mobileseg.quantization.ranges import BORDER
-from mobileseg.quantization.tflite.flatbuffer import Params
 from mobileseg.quantization.tflite.operators import FLAG, RULES
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from mobileseg.quantization.tflite.flatbuffer import Graph
     from mobileseg.quantization.tflite.unpooling import Unpooling
 
-PICTURE: tuple[float, float] = (0.0, 255.0)
-"""The input's range: the camera's bytes are then the int8 numbers, shifted by 128."""
-
-LEAST, GREATEST = -128, 127
 BIAS_LIMIT = 2.0**30
 """Largest quantized bias; the accumulator has 31 bits, and the products need room beside it."""
 
@@ -32,18 +28,6 @@ LEAST_FACTOR = 2.0**-31
 For one channel far below (of weights that training has made 1e-38) XNNPACK leaves the whole convolution to the
 interpreter's own kernels, which are slower and round otherwise on ARM than on x86.
 """
-
-CONCATENATION_LOSS = 1.5
-"""Where a concatenation's range is this much wider, an input on whose scale others rely keeps it and is requantized."""
-
-
-def params_of(low: float, high: float) -> Params:
-    """Scale and zero point for a range, zero made exactly representable (padding writes it)."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max((high - low) / (GREATEST - LEAST), float(np.finfo(np.float32).tiny))
-    # Through float32: it is what the file holds and the kernels compute with.
-    scale = float(np.float32(scale))
-    return Params(scale, int(np.clip(round(LEAST - low / scale), LEAST, GREATEST)))
 
 
 def quantize(values: NDArray[np.float32], params: Params) -> NDArray[np.int8]:

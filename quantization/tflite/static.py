@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from mobileseg.errors import unknown_option
+from mobileseg.quantization.params import Params, params_of
 from mobileseg.quantization.ranges import least_squares
-from mobileseg.quantization.tflite.flatbuffer import Graph, Params
+from mobileseg.quantization.tflite.flatbuffer import Graph
 from mobileseg.quantization.tflite.match import match
 from mobileseg.quantization.tflite.observe import observe
 from mobileseg.quantization.tflite.operators import RULES, Weights
 from mobileseg.quantization.tflite.prepare import prepare
-from mobileseg.quantization.tflite.scales import assign, params_of, quantize, quantize_weights
+from mobileseg.quantization.tflite.scales import assign, quantize, quantize_weights
 from mobileseg.quantization.tflite.unpooling import find_unpooling
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ RECIPE = (
     "static int8: weights symmetric per channel, activations asymmetric per tensor, "
     "ranges of least squared error over the calibration pictures"
 )
+PLANNED = "static int8: by the plan of the program"
 UNSIGNED = 128
 """What is added to an int8 zero point for the same numbers as uint8."""
 
@@ -79,11 +81,7 @@ def quantize_static(
     return QuantizedModel(graph.to_bytes(), RECIPE, tuple(emitted.kept_float), images)
 
 
-def quantize_planned(
-    float_model: bytes,
-    known: Sequence[Known],
-    picture: NDArray[np.uint8],
-) -> QuantizedModel:
+def quantize_planned(float_model: bytes, known: Sequence[Known], picture: NDArray[np.uint8]) -> QuantizedModel:
     """Quantize the file of a program by the program's plan: ``known`` is what it says of each value, with the value's
     print on ``picture`` ((H, W, 3) uint8), by which the file's tensors are recognised.
 
@@ -93,7 +91,7 @@ def quantize_planned(
     matched = match(graph, content, known, picture)
     emitted = _Emitter(graph, matched.ranges, "float32", "float32", matched.floats)
     emitted.run()
-    return QuantizedModel(graph.to_bytes(), RECIPE, tuple(emitted.kept_float), 1)
+    return QuantizedModel(graph.to_bytes(), PLANNED, tuple(emitted.kept_float), 1)
 
 
 def _check(*dtypes: str) -> None:

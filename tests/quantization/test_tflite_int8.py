@@ -24,12 +24,12 @@ from mobileseg.converters.tflite import TARGET
 from mobileseg.errors import MissingExtraError, OptionError, PictureError, UsageError
 from mobileseg.pictures import iter_pictures
 from mobileseg.quantization.calibration import choose_pictures
+from mobileseg.quantization.params import Params, params_of
 from mobileseg.quantization.tflite import quantize_static
-from mobileseg.quantization.tflite.flatbuffer import Graph, Params
+from mobileseg.quantization.tflite.flatbuffer import Graph
 from mobileseg.quantization.tflite.prepare import prepare
 from mobileseg.quantization.tflite.scales import (
     Groups,
-    params_of,
     quantize,
     quantize_weights,
 )

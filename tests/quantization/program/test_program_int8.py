@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from mobileseg.errors import OptionError, PictureError
+from mobileseg.quantization.params import params_of
 from mobileseg.quantization.program import plan_program
-from mobileseg.quantization.program.plan import Plan, plan_for, scale_of
+from mobileseg.quantization.program.plan import Plan, plan_for
 from mobileseg.quantization.program.planned import tensor_of
 from mobileseg.quantization.program.search import agreement, search
 from mobileseg.quantization.program.sensitivity import sensitivities
@@ -218,7 +219,7 @@ def test_a_dead_channel_gives_finite_numbers(rewritten: Any, pictures: Any) -> N
 
 def test_scales_hold_zero_and_the_ends() -> None:
     for low, high in ((0.0, 0.0), (-1.0, 3.0), (2.0, 5.0), (-5.0, -2.0), (0.0, 1e-44), (-3e38, 3e38)):
-        scale = scale_of(low, high)
+        scale = params_of(low, high)
         assert scale.scale > 0.0
         ends = [(n - scale.zero_point) * scale.scale for n in (-128, 127)]
         assert ends[0] <= 0.0 <= ends[1]
