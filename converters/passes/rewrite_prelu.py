@@ -5,22 +5,22 @@ After:  x -> leaky_relu(slope)                     one slope: the same function
         x -> maximum(x, slopes * x)                form "maximum", all slopes <= 1 (negative ones too), where
                                                    x > 0 gives x >= a x and x < 0 gives a x >= x
         x -> minimum(x, slopes * x)                form "maximum", all slopes >= 1
-        x -> maximum(x, 0) + slopes * minimum(x, 0)
-                                                   form "maximum", slopes on both sides of 1: one of the terms is 0
+        x -> x + relu(-x) * (1 - slopes)           form "maximum", slopes on both sides of 1
         x -> maximum(x, slopes * x), slopes a row  form "rows", fewer than 12 channels, all slopes <= 1
         x -> prelu(slopes)                         form "native", and "rows" otherwise
 
 Preconditions: constant slopes; for "maximum", finite x.
 
-Exactness: bit-exact (each element is x or the one product a x, as in PReLU itself; zeros may differ in sign). TFLite
-needs the first form (litert-torch writes PReLU as RELU, SUB and two MULs otherwise: twice the time on ENet), int8
-needs the second (no fast quantized PRELU), and XNNPACK the row: it runs a PReLU of few channels pixel by pixel (four
-channels at 128x256: 0.12 ms, and 0.03 with a row of slopes).
+Exactness: bit-exact (each element is x or the one product a x, as in PReLU itself; zeros may differ in sign); with
+slopes on both sides of 1, which `turn_signs` leaves seldom, two roundings more: 2^-23 of |x| (1 + |1 - a|). TFLite
+needs the first form (litert-torch writes PReLU as RELU, SUB and two MULs otherwise: twice the time on ENet). int8 needs
+the others: its PRELU runs on no fast kernel (3.1 ms for 16 channels at 128x256, a maximum 0.12). There the slopes are
+rows below 64 channels, as memory has them, and so they are for XNNPACK in float: it runs a PReLU of few channels pixel
+by pixel (four channels at 128x256: 0.12 ms, and 0.03 with a row of slopes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -35,17 +35,39 @@ if TYPE_CHECKING:
     from mobileseg.converters.forms import Forms
 
 
-def _of_both(x: Tensor, slopes: Tensor) -> Tensor:
-    zero = x.new_zeros(())
-    return torch.maximum(x, zero) + torch.minimum(x, zero) * slopes
+SOME = 64
+"""Channels from which int8 is about as fast with one number per channel as with a row of them (measured: MUL and
+MAXIMUM 0.32 and 0.16 ms for 16 channels at 128x256, 0.16 and 0.13 for 64 at 64x128, 0.069 and 0.064 for 128 at
+32x64)."""
 
 
-def _by_extremes(slopes: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def _numbers(module: GraphModule, node: Node, numbers: Tensor, few: int, role: str = "") -> Node:
+    """A weight (C,) of one number per channel, broadcast to the node's shape, as rows below ``few`` channels."""
+    x = value(node)
+    if x.ndim == 4 and len(numbers) < few:
+        shaped = row(numbers, x.shape[3])
+    else:
+        shaped = numbers.reshape((1, -1) + (1,) * (x.ndim - 2))
+    return add_constant(module, node, f"{node.name}_slopes", shaped, node.args[1], role)
+
+
+def by_maximum(module: GraphModule, node: Node, slopes: Tensor, few: int = SOME) -> None:
+    """max(x, a x), which is PReLU where a <= 1."""
+    x = cast("Node", node.args[0])
+    replace(node, lambda x, a: torch.maximum(x, x * a), x, _numbers(module, node, slopes, few))
+
+
+def _by_extremes(module: GraphModule, node: Node, slopes: Tensor) -> None:
+    x = cast("Node", node.args[0])
     if bool((slopes <= 1).all()):
-        return lambda x, a: torch.maximum(x, x * a)
-    if bool((slopes >= 1).all()):
-        return lambda x, a: torch.minimum(x, x * a)
-    return _of_both
+        by_maximum(module, node, slopes)
+    elif bool((slopes >= 1).all()):
+        replace(node, lambda x, a: torch.minimum(x, x * a), x, _numbers(module, node, slopes, SOME))
+    else:
+        # A row of -1, not the number: TensorFlow's converter would make a NEG of it, which takes no limit in.
+        turned = _numbers(module, node, torch.full_like(slopes, -1), SOME, "turned")
+        rest = _numbers(module, node, 1 - slopes, SOME, "rest")
+        replace(node, lambda x, turned, rest: x + torch.relu(x * turned) * rest, x, turned, rest)
 
 
 def _apply(module: GraphModule, forms: Forms) -> Outcome:
@@ -62,20 +84,17 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             replace(node, lambda x, a=slope: aten.leaky_relu.default(x, a), x)
             count += 1
         elif forms.prelu == "maximum":
-            shape = (1, -1) + (1,) * (value(x).ndim - 2)
-            a = add_constant(module, node, f"{node.name}_slopes", slopes.reshape(shape), node.args[1])
-            replace(node, _by_extremes(slopes), x, a)
+            _by_extremes(module, node, slopes)
             count += 1
         elif forms.prelu == "rows" and value(x).ndim == 4 and slopes.numel() < FEW and bool((slopes <= 1).all()):
-            a = add_constant(module, node, f"{node.name}_slopes", row(slopes, value(x).shape[3]), node.args[1])
-            replace(node, _by_extremes(slopes), x, a)
+            by_maximum(module, node, slopes, FEW)
             count += 1
     return Outcome(count, tuple(left))
 
 
 PASS = Pass(
     name="rewrite_prelu",
-    exact="bit-exact",
+    exact="bit-exact (slopes on both sides of 1: 2^-23 of |x| (1 + |1 - slope|))",
     why="one slope is a LEAKY_RELU; slopes per channel have no fast quantized kernel",
     apply=_apply,
 )
