@@ -36,15 +36,15 @@ class Forms:
     blocks: Literal["channels_last", "depth_to_space", "channels_first", "strided"]
     prelu: Literal["native", "maximum", "rows"]
     transposed_convolution: Literal["native", "convolution", "rows", "native_if_cropped"]
-    adaptive_pooling: Literal["channels_last", "channels_first", "linear"]
+    adaptive_pooling: Literal["channels_last", "channels_first", "linear", "linear_channels_last"]
     channel_shuffle: Literal["channels_last", "channels_first", "rank_5"]
-    average_pooling: Literal["native", "convolution"] = "native"
+    average_pooling: Literal["native", "convolution", "always"] = "native"
     channel_reduction: Literal["native", "last_axis"] = "native"
     expansion: Literal["native", "repeat"] = "native"
     nearest: Literal["native", "blocks"] = "native"
-    grouped_convolution: Literal["native", "depthwise"] = "native"
+    grouped_convolution: Literal["native", "depthwise", "dense"] = "native"
     max_pooling: Literal["native", "repeated_border"] = "native"
-    affine: Literal["native", "depthwise", "rectified"] = "native"
+    affine: Literal["native", "depthwise", "parts", "rectified"] = "native"
     smallest_gain: float = 0.0
 
 
@@ -114,16 +114,17 @@ def _of_halves(forms: Forms) -> Forms:
 TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "fp32"): _TFLITE,
     ("tflite", "fp16"): _of_halves(_TFLITE),
-    # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs.
-    # Averages, gains and offsets become depthwise convolutions when the file is quantized.
+    # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs. Matrix
+    # products of two tensors and average pooling run on no fast kernel either, linear layers and convolutions do. The
+    # parts of a concatenation share a scale, so that gains and offsets behind it, which make their ranges alike, go in
+    # front (`benchmarks/int8_forms.py`).
     ("tflite", "int8"): replace(
         _TFLITE,
         prelu="maximum",
-        transposed_convolution="convolution",
-        grouped_convolution="native",
-        average_pooling="native",
-        affine="native",
-        smallest_gain=inf,
+        adaptive_pooling="linear_channels_last",
+        average_pooling="always",
+        grouped_convolution="dense",
+        affine="parts",
     ),
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _of_halves(_ONNX),

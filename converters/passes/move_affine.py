@@ -131,7 +131,7 @@ def _into_parts(module: GraphModule, node: Node, x: Node, number: Tensor, forms:
     parts = cast("list[Node]", x.args[0])
     sources = [(part, _source(part)) for part in parts]
     foldable = sum(value(part).shape[1] for part, s in sources if is_call(s, *CONVOLUTIONS) and len(s.users) == 1)
-    if 2 * foldable < number.numel() or len(set(parts)) < len(parts):
+    if (2 * foldable < number.numel() and forms.affine != "parts") or len(set(parts)) < len(parts):
         return False
     shares = number.split([value(p).shape[1] for p in parts])
     moved = [_with(module, x, node, part, share) for part, share in zip(parts, shares, strict=True)]

@@ -72,7 +72,7 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         if forms.affine == "rectified" and not is_rectified(node):
             continue
         x, number = found
-        if len(number) < FEW and forms.affine == "depthwise":
+        if len(number) < FEW and forms.affine != "rectified":
             _as_rows(module, node, x, number)
             count += 1
         elif is_call(node, aten.add.Tensor):

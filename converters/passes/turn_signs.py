@@ -50,6 +50,7 @@ _MOVES = (
     aten.permute.default,
     aten.transpose.int,
     aten.clone.default,
+    aten._unsafe_view.default,
     aten.slice.Tensor,
 )
 _AS_IT_IS = 0
