@@ -46,9 +46,23 @@ def _as_rows(module: GraphModule, node: Node, x: Node, number: Tensor) -> None:
     node.args = (x, rows)
 
 
+def _is_of_picture(node: Node) -> bool:
+    """Whether a gain or an offset, or one behind the other, reads the picture itself."""
+    sources = [n for n in node.all_input_nodes if n.op != "get_attr"]
+    return all(n.op == "placeholder" or (is_call(n, aten.mul.Tensor) and _is_of_picture(n)) for n in sources)
+
+
+def _is_part_of_both(module: GraphModule, node: Node, forms: Forms) -> bool:
+    """Whether form "parts" makes a convolution of this gain and the offset that follows."""
+    if forms.affine != "parts" or _is_of_picture(node) or not is_call(node, aten.mul.Tensor) or len(node.users) != 1:
+        return False
+    (user,) = node.users
+    return is_call(user, aten.add.Tensor) and per_channel(module, user) is not None
+
+
 def _as_convolution(module: GraphModule, node: Node, scaled: Node, offset: Tensor) -> bool:
     inner = per_channel(module, scaled) if is_call(scaled, aten.mul.Tensor) and len(scaled.users) == 1 else None
-    if inner is None:
+    if inner is None or not is_call(node, aten.add.Tensor):
         return False
     x, gain = inner
     dtype = value(x).dtype
@@ -72,9 +86,12 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         if forms.affine == "rectified" and not is_rectified(node):
             continue
         x, number = found
-        if len(number) < FEW and forms.affine != "rectified":
-            _as_rows(module, node, x, number)
+        if forms.affine == "parts" and not _is_of_picture(node) and _as_convolution(module, node, x, number):
             count += 1
+        elif len(number) < FEW and forms.affine != "rectified":
+            if not _is_part_of_both(module, node, forms):
+                _as_rows(module, node, x, number)
+                count += 1
         elif is_call(node, aten.add.Tensor):
             count += _as_convolution(module, node, x, number)
     return Outcome(count)

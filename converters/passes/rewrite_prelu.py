@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from mobileseg.converters.forms import Forms
 
 
-SOME = 64
-"""Channels from which int8 is about as fast with one number per channel as with a row of them (measured: MUL and
-MAXIMUM 0.32 and 0.16 ms for 16 channels at 128x256, 0.16 and 0.13 for 64 at 64x128, 0.069 and 0.064 for 128 at
-32x64)."""
+SOME, HIGH = 128, 64
+"""In int8 a row of slopes pays below so many channels and from so many rows on (measured: MUL and MAXIMUM take 0.32 and
+0.16 ms for 16 channels at 128x256, 0.16 and 0.13 for 64 at 64x128, 0.069 and 0.064 for 128 at 32x64). A row is bytes in
+the file, which each row of the plane reads once."""
 
 
 def _numbers(module: GraphModule, node: Node, numbers: Tensor, few: int, role: str = "") -> Node:
-    """A weight (C,) of one number per channel, broadcast to the node's shape, as rows below ``few`` channels."""
+    """A weight (C,) of one number per channel, broadcast to the node's shape, as a row where that pays."""
     x = value(node)
-    if x.ndim == 4 and len(numbers) < few:
+    if x.ndim == 4 and (len(numbers) < FEW or (len(numbers) < few and x.shape[2] >= HIGH)):
         shaped = row(numbers, x.shape[3])
     else:
         shaped = numbers.reshape((1, -1) + (1,) * (x.ndim - 2))
