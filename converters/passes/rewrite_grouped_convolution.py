@@ -89,7 +89,7 @@ def _costs_less_dense(a: dict[str, Any], weight: Tensor) -> bool:
     """Whether all products, zeros included, take less time than the groups' own: XNNPACK pads the outputs of a matrix
     product to 16 and the inputs to 4, and each group takes as long as some 8 inputs more and 8 for each pixel of the
     kernel (fitted to a dozen layers of `benchmarks/int8_forms.py`)."""
-    groups, (outputs, inputs, *kernel) = a["groups"], weight.shape
+    groups, (outputs, inputs, *kernel) = cast("int", a["groups"]), weight.shape
     if groups == 1 or (inputs == 1 and outputs == groups):
         return False
     pixels = math.prod(kernel)

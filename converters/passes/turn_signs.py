@@ -52,6 +52,7 @@ _MOVES = (
     aten.clone.default,
     aten._unsafe_view.default,
     aten.slice.Tensor,
+    aten.channel_shuffle.default,
 )
 _AS_IT_IS = 0
 """The class of what keeps its sign."""
@@ -128,10 +129,10 @@ class _Reading:
             return self.of[computed[0]]
         if is_call(node, aten.cat.default):
             parts = self._whole(cast("list[Node]", node.args[0]))
-            return self._folded(torch.cat(parts, *node.args[1:], **node.kwargs))
+            return self._folded(torch.cat(parts, arguments_of(node)["dim"]))
         if is_call(node, *_MOVES):
-            (x,) = self._whole(computed)
-            return self._folded(cast("Any", node.target)(x, *node.args[1:], **node.kwargs))
+            (numbers,) = self._whole(computed)
+            return self._folded(cast("Any", node.target)(numbers, *node.args[1:], **node.kwargs))
         return self._keep(node)
 
     def _whole(self, nodes: list[Node]) -> list[Tensor]:
@@ -162,10 +163,10 @@ class _Reading:
 
     def _is_border(self, node: Node) -> bool:
         """A padding of the plane with zeros."""
-        if not is_call(node, aten.constant_pad_nd.default):
+        if not is_call(node, aten.constant_pad_nd.default, aten.pad.default):
             return False
         a = arguments_of(node)
-        return len(a["pad"]) <= 4 and a["value"] == 0
+        return len(a["pad"]) <= 4 and a.get("mode", "constant") == "constant" and not a["value"]
 
 
 def _turned(module: GraphModule, reading: _Reading) -> set[int]:

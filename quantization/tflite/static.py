@@ -16,7 +16,6 @@ from mobileseg.errors import unknown_option
 from mobileseg.quantization.tflite.flatbuffer import Graph, Params
 from mobileseg.quantization.tflite.observe import observe
 from mobileseg.quantization.tflite.operators import FLOAT_AT_THE_END, RULES, Weights
-from mobileseg.quantization.tflite.prepare import prepare
 from mobileseg.quantization.tflite.scales import assign, best_range, params_of, quantize, quantize_weights
 from mobileseg.quantization.tflite.unpooling import find_unpooling
 
@@ -69,11 +68,8 @@ def quantize_static(
     for dtype in (input_dtype, output_dtype):
         if dtype not in get_args(DType):
             raise unknown_option("tensor type", dtype, get_args(DType))
-    prepared = Graph(float_model)
-    prepare(prepared)
-    content = prepared.to_bytes()
-    graph = Graph(content)
-    statistics, images = observe(content, pictures, progress)
+    graph = Graph(float_model)
+    statistics, images = observe(float_model, pictures, progress)
     # The classes' order is what counts in the output: cut off, the greatest would become equal.
     ranges = {i: (s.low, s.high) if i in graph.outputs else best_range(s) for i, s in statistics.items()}
     emitted = _Emitter(graph, ranges, input_dtype, output_dtype)

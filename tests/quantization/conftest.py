@@ -117,6 +117,13 @@ def dead_channels_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="session")
+def enlarged_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.UpsamplingBilinear2d(scale_factor=2))
+    return convert(network, tmp_path_factory.mktemp("models") / "enlarged.tflite")
+
+
+@pytest.fixture(scope="session")
 def repeated_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     torch.manual_seed(0)
     return convert(Repeated(), tmp_path_factory.mktemp("models") / "repeated.tflite")

@@ -69,12 +69,24 @@ def test_rows_for_few_channels(
     assert torch.equal(rewritten(x), network(x))
 
 
-def test_slopes_on_both_sides_of_1_are_left_by_name(exported: Any, lines: tuple[Forms, ...]) -> None:
-    x = numbers()
-    network = prelu(0.5, 1.5, 0.0, 2.0)
+def test_slopes_on_both_sides_of_1_add_the_rest(exported: Any, lines: tuple[Forms, ...]) -> None:
+    x = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0)) * 3
+    network = prelu(0.5, 1.5, -0.3, 2.0)
     rewritten = exported(network, x).rewrite(PASS, replace(lines[0], prelu="maximum"))
     assert (rewritten.outcome.count, rewritten.outcome.left) == (1, ())
-    assert (rewritten.operators["maximum"], rewritten.operators["minimum"], rewritten.operators["prelu"]) == (1, 1, 0)
+    assert dict(rewritten.operators) == {"mul": 2, "relu": 1, "add": 1}
+    bound = 2.0**-23 * x.abs() * (1 + (1 - torch.tensor([0.5, 1.5, -0.3, 2.0]).reshape(1, -1, 1, 1)).abs())
+    assert bool(((rewritten(x) - network(x)).abs() <= bound).all())
+
+
+@pytest.mark.parametrize(("channels", "height", "widths"), [(64, 64, {7}), (128, 64, {1}), (64, 63, {1}), (11, 5, {7})])
+def test_int8_has_rows_of_slopes_on_high_planes(
+    exported: Any, lines: tuple[Forms, ...], channels: int, height: int, widths: set[int]
+) -> None:
+    network, x = prelu(*[i / channels for i in range(channels)]), torch.randn(1, channels, height, 7)
+    rewritten = exported(network, x).rewrite(PASS, replace(lines[0], prelu="maximum"))
+    assert dict(rewritten.operators) == {"mul": 1, "maximum": 1}
+    assert {b.shape[-1] for b in rewritten.module.buffers()} == widths  # type: ignore[attr-defined]
     assert torch.equal(rewritten(x), network(x))
 
 
