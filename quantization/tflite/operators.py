@@ -52,7 +52,7 @@ RULES: dict[str, Rule] = {
     "MUL": _OWN,
     "MEAN": _OWN,
     "LEAKY_RELU": _OWN,
-    "RELU": _OWN,
+    "RELU": _OWN,  # written as a product with 1 that takes the limit in
     "PRELU": Rule(1),
     "ARG_MAX": _OWN,
     "BATCH_MATMUL": _OWN,

@@ -121,6 +121,8 @@ class _Emitter:
                 continue
             if id(operator) in self.unpooling.ceilings:
                 self._flag(operator)
+            elif id(operator) in self.quantized and self.graph.kind(operator) == "RELU":
+                self._relu(operator)
             elif id(operator) in self.quantized:
                 self._int8(operator)
             else:
@@ -212,6 +214,16 @@ class _Emitter:
         result = int(ceil.outputs[0])
         inputs = [self._as_int8(difference, self.params[difference]), constant]
         options = graph.schema.MulOptionsT()
+        self.operators.append(graph.new_operator("MUL", inputs, [self._int8_target(result)], options, version=2))
+
+    def _relu(self, operator: Any) -> None:
+        """max(x * 1, 0): XNNPACK has no RELU of int8, and takes a limit into a product."""
+        graph, params = self.graph, params_of(0.0, 1.0)
+        x, result = int(operator.inputs[0]), int(operator.outputs[0])
+        one = graph.add_tensor(f"one_{result}", (), "INT8", params, quantize(np.ones((), np.float32), params))
+        options = graph.schema.MulOptionsT()
+        options.fusedActivationFunction = graph.schema.ActivationFunctionType.RELU
+        inputs = [self._as_int8(x, self._own(x)), one]
         self.operators.append(graph.new_operator("MUL", inputs, [self._int8_target(result)], options, version=2))
 
     def _convolution_inputs(self, sources: list[int], places: Weights, y_scale: float) -> list[int]:

@@ -174,6 +174,22 @@ def test_what_has_no_fast_int8_kernel_comes_as_convolutions_and_maxima(branches_
     assert found.isdisjoint({"AVERAGE_POOL_2D", "PRELU", "RELU", "BATCH_MATMUL"})
 
 
+def test_a_relu_alone_is_a_product_that_the_delegate_takes(
+    joined_model: bytes, pictures: Pictures, tmp_path: Path
+) -> None:
+    assert kinds(joined_model).count("RELU") == 1
+    path = tmp_path / "joined.tflite"
+    quantized = quantize_static(joined_model, pictures[:4])
+    path.write_bytes(quantized.content)
+    delegation = read_graph(path).delegation
+    assert not isinstance(delegation, NotRun)
+    assert (delegation.partitions, dict(delegation.left)) == (1, {})
+    assert quantized.kept_float == ()
+    assert "RELU" not in kinds(quantized.content)
+    (expected,), (found,) = run(joined_model, pictures[5]), run(quantized.content, pictures[5])
+    assert sqnr(expected, found) > 25.0
+
+
 def test_a_last_resizing_stays_float_where_the_file_gives_floats(pictures: Pictures, enlarged_model: bytes) -> None:
     inside = quantize_static(enlarged_model, pictures[:2], output_dtype="int8")
     assert inside.kept_float == ()
