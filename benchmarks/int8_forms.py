@@ -6,10 +6,10 @@
 
 Each form is a chain of ten, lowered and quantized as `mobileseg convert` does it, without any rewriting, on the
 quantizer's own rules; "left in float" names an operator that the quantizer is told to leave between DEQUANTIZE and
-QUANTIZE. XNNPACK merges neighbouring operators of one input, so that a gain and an offset per channel stand before each
-form; what they take alone ("base") is subtracted. Files run in one process in turn, on one thread; ms are of one form,
-medians of the rounds' medians, and the ratio is theirs. SQNR: of the int8 file with one form in it, base included, to
-the float file. "left": the operators outside the delegate.
+QUANTIZE. XNNPACK merges neighbouring operators of one input, and the converter constants, so that something stands
+before each form; what it takes alone ("base") is subtracted. Files run in one process in turn, on one thread; ms are of
+one form, medians of the rounds' medians, and the ratio is theirs. SQNR: of the int8 file with one form in it, base
+included, to the float file. "left": the operators outside the delegate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -60,12 +60,13 @@ class Form:
 
 @dataclass(frozen=True)
 class Case:
-    """``forms``: all compute the same. ``alone``: nothing stands between the chain's members."""
+    """``forms``: all compute the same. ``before``: what stands in front of each: a gain and offset per channel, a
+    LEAKY_RELU where the converter would fold the form into these, or nothing."""
 
     operator: str
     shape: Shape
     forms: dict[str, Form]
-    alone: bool = False
+    before: Literal["affine", "leaky", "nothing"] = "affine"
 
 
 # The forms
@@ -127,6 +128,7 @@ def mixed_prelu(shape: Shape) -> Case:
 
 def relu(shape: Shape) -> Case:
     ones, half = torch.ones(shape[2]), shape[2] // 2
+    (row,) = _rows([ones * 0.99], shape)
 
     def apart(x: Tensor) -> Tensor:
         # A concatenation, into which no limit is fused.
@@ -137,10 +139,11 @@ def relu(shape: Shape) -> Case:
         shape,
         {
             "without (the concatenation alone)": Form(lambda x, _: apart(x)),
-            "RELU": Form(lambda x, _: F.relu(apart(x))),
+            "RELU (the quantizer's MUL by 1)": Form(lambda x, _: F.relu(apart(x))),
             "RELU, left in float": Form(lambda x, _: F.relu(apart(x)), ("RELU",)),
             "in the depthwise 1x1 before": Form(lambda x, _: apart(F.relu(x))),
             "depthwise 1x1 with RELU": Form(lambda x, _: F.relu(_depthwise(apart(x), ones))),
+            "MUL by row, with RELU": Form(lambda x, _: F.relu(apart(x) * row)),
         },
     )
 
@@ -158,7 +161,7 @@ def affine(shape: Shape) -> Case:
             "depthwise 1x1": Form(lambda x, i: _depthwise(x, g[i], t[i])),
             "1x1 with zeros": Form(lambda x, i: F.conv2d(x, diagonal[i], t[i])),
         },
-        alone=True,
+        before="leaky",
     )
 
 
@@ -189,7 +192,7 @@ def depthwise(shape: Shape, dilation: int) -> Case:
             ),
             "CONV_2D with zeros": Form(lambda x, i: F.conv2d(x, full[i], None, 1, dilation, dilation)),
         },
-        alone=True,
+        before="nothing",
     )
 
 
@@ -214,7 +217,7 @@ def grouped(shape: Shape, outputs: int, groups: int, kernel: int) -> Case:
     if outputs < inputs:
         forms = {"without (back to as many channels)": Form(few), **forms}
     title = f"{inputs} to {outputs} channels in {groups} groups, {kernel}x{kernel}"
-    return Case(title, shape, forms, alone=True)
+    return Case(title, shape, forms, before="nothing")
 
 
 def products(shape: Shape) -> Case:
@@ -260,15 +263,15 @@ def shuffle(shape: Shape) -> Case:
 
 def resizing(shape: Shape) -> Case:
     def twice(x: Tensor, align: bool) -> Tensor:
-        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=align)[:, :, ::2, ::2]
+        return F.max_pool2d(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=align), 2)
 
     return Case(
-        "bilinear x2, and every second pixel of it",
+        "bilinear x2, and MAX_POOL_2D back",
         shape,
         {
             "RESIZE_BILINEAR, half pixel centres": Form(lambda x, _: twice(x, False)),
             "RESIZE_BILINEAR, aligned corners": Form(lambda x, _: twice(x, True)),
-            "RESIZE_BILINEAR, left in float": Form(lambda x, _: twice(x, True), ("RESIZE_BILINEAR", "STRIDED_SLICE")),
+            "RESIZE_BILINEAR, left in float": Form(lambda x, _: twice(x, True), ("RESIZE_BILINEAR",)),
         },
     )
 
@@ -279,14 +282,13 @@ def elementwise(shape: Shape) -> Case:
         "elementwise",
         shape,
         {
-            "ADD of two tensors": Form(lambda x, i: x + F.leaky_relu(x, 0.1 + i / 20)),
-            "SUB of two tensors": Form(lambda x, i: x - F.leaky_relu(x, 0.1 + i / 20)),
-            "MUL of two tensors": Form(lambda x, i: x * F.leaky_relu(x, 0.1 + i / 20)),
-            "MAXIMUM of two tensors": Form(lambda x, i: torch.maximum(x, F.leaky_relu(x, 0.1 + i / 20))),
+            "ADD, and a LEAKY_RELU": Form(lambda x, i: x + F.leaky_relu(x, 0.1 + i / 20)),
+            "SUB, and a LEAKY_RELU": Form(lambda x, i: x - F.leaky_relu(x, 0.1 + i / 20)),
+            "MAXIMUM, and a LEAKY_RELU": Form(lambda x, i: torch.maximum(x, F.leaky_relu(x, 0.1 + i / 20))),
             "MUL by channel": Form(lambda x, i: x * v[i].reshape(1, -1, 1, 1)),
             "MUL by row": Form(lambda x, i: x * r[i]),
-            "LOGISTIC": Form(lambda x, _: torch.sigmoid(x)),
         },
+        before="leaky",
     )
 
 
@@ -330,8 +332,10 @@ class Chain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = _depthwise(x, self.gain, self.centre)
         for i in range(self.count):
-            if not self.case.alone:
+            if self.case.before == "affine":
                 x = _depthwise(x, self.gains[i], self.offsets[i])
+            elif self.case.before == "leaky":
+                x = F.leaky_relu(x, 0.7 + i / 50)
             if self.step is not None:
                 x = self.step(x, i)
         return x
