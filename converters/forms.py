@@ -16,20 +16,21 @@ class Forms:
     """One word per rewrite.
 
     ``mask``: how "this element is not its window's maximum" becomes a number (`passes.rewrite_unpooling`). ``blocks``:
-    how s x s blocks of pixels are taken apart and put together (`passes.blocks`). ``prelu``: a PReLU with one slope
-    per channel (`passes.rewrite_prelu`, `passes.turn_signs`). ``transposed_convolution``: as it is, as a convolution and an interleaving, as
-    one for each row of blocks, or as one only where its output padding exceeds its padding
-    (`passes.rewrite_transposed_convolution`).
-    ``adaptive_pooling`` (of resizings, too), ``channel_shuffle``: in which memory order, or at which rank, the matrix
-    products and the transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise
-    convolution, or always as one (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the
-    channels is taken (`passes.rewrite_channel_reduction`). ``expansion``: as it is, or as a repetition
-    (`passes.rewrite_expansion`). ``nearest``: nearest resizing to a multiple as it is, or by blocks of copies
-    (`passes.rewrite_nearest`). ``grouped_convolution``: of small groups, as it is, by depthwise ones or by one of all channels
+    how s x s blocks of pixels are taken apart and put together (`passes.blocks`). ``prelu``: a PReLU with one slope per
+    channel (`passes.rewrite_prelu`, `passes.turn_signs`). ``transposed_convolution``: as it is, as a convolution and an
+    interleaving, as one for each row of blocks, or as one only where its output padding exceeds its padding
+    (`passes.rewrite_transposed_convolution`). ``adaptive_pooling`` (of resizings, too), ``channel_shuffle``: in which
+    memory order, or at which rank, the matrix products and the transposition are written. ``average_pooling``: as it
+    is, or what XNNPACK leaves as a depthwise convolution, or always as one (`passes.rewrite_average_pooling`).
+    ``channel_reduction``: over which axis a softmax or argmax over the channels is taken
+    (`passes.rewrite_channel_reduction`). ``expansion``: as it is, or as a repetition (`passes.rewrite_expansion`).
+    ``nearest``: nearest resizing to a multiple as it is, or by blocks of copies (`passes.rewrite_nearest`).
+    ``grouped_convolution``: of small groups, as it is, by depthwise ones or by one of all channels
     (`passes.rewrite_grouped_convolution`). ``max_pooling``: with its padding, or with its border repeated
     (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, as a depthwise
-    convolution, as one for each part of a concatenation, or as one only before a ReLU (`passes.rewrite_affine`). ``smallest_gain``: what a convolution's weights
-    may be multiplied by (`passes.move_affine`); halves become subnormal sooner.
+    convolution, as one for each part of a concatenation, or as one only before a ReLU (`passes.rewrite_affine`).
+    ``smallest_gain``: what a convolution's weights may be multiplied by (`passes.move_affine`); halves become subnormal
+    sooner.
     """
 
     mask: Literal["ceil", "sign", "scaled"]

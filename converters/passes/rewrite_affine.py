@@ -5,7 +5,8 @@ Before: x -> mul(g) -> add(t) -> z        After:  x -> conv2d(g (C, 1, 1, 1), t,
 
 Preconditions: form "depthwise", or "rectified" and a ReLU behind them, which then are convolutions at any number of
 channels; or "parts" (int8), where both together are convolutions at any number of channels (one rounding to 8 bits in
-place of two, and a weight scale per channel), except the picture's own. Constants of one number per channel. For the convolution, the gain is read by the offset alone.
+place of two, and a weight scale per channel), except the picture's own. Constants of one number per channel. For the
+convolution, the gain is read by the offset alone.
 
 Exactness: of the convolution, the product and the sum may be fused into one rounding: 2^-24 of their larger term; of
 the rows bit-exact. XNNPACK, under TFLite and ExecuTorch, needs it. It runs a depthwise 1x1 convolution as one pass over
