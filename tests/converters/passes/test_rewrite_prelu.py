@@ -79,14 +79,14 @@ def test_slopes_on_both_sides_of_1_add_the_rest(exported: Any, lines: tuple[Form
     assert bool(((rewritten(x) - network(x)).abs() <= bound).all())
 
 
-@pytest.mark.parametrize(("channels", "height", "widths"), [(64, 64, {7}), (128, 64, {1}), (64, 63, {1}), (11, 5, {7})])
-def test_int8_has_rows_of_slopes_on_high_planes(
-    exported: Any, lines: tuple[Forms, ...], channels: int, height: int, widths: set[int]
+@pytest.mark.parametrize(("channels", "product"), [(23, "mul"), (24, "conv2d"), (63, "conv2d"), (64, "mul")])
+@pytest.mark.parametrize("low", [-0.5, 1.0])
+def test_products_of_some_channels_are_depthwise_convolutions_in_int8(
+    exported: Any, lines: tuple[Forms, ...], channels: int, product: str, low: float
 ) -> None:
-    network, x = prelu(*[i / channels for i in range(channels)]), torch.randn(1, channels, height, 7)
+    network, x = prelu(*[low + i / channels for i in range(channels)]), torch.randn(2, channels, 5, 7)
     rewritten = exported(network, x).rewrite(PASS, replace(lines[0], prelu="maximum"))
-    assert dict(rewritten.operators) == {"mul": 1, "maximum": 1}
-    assert {b.shape[-1] for b in rewritten.module.buffers()} == widths  # type: ignore[attr-defined]
+    assert dict(rewritten.operators) == {product: 1, "maximum" if low < 1 else "minimum": 1}
     assert torch.equal(rewritten(x), network(x))
 
 
