@@ -18,19 +18,20 @@ class Forms:
     """One word per rewrite.
 
     ``mask``: how "this element is not its window's maximum" becomes a number (`passes.rewrite_unpooling`). ``blocks``:
-    how s x s blocks of pixels are taken apart and put together (`passes.blocks`). ``prelu``: a PReLU with one slope
-    per channel (`passes.rewrite_prelu`). ``transposed_convolution``: as it is, as a convolution and an interleaving, as
-    one for each row of blocks, or as one only where its output padding exceeds its padding
-    (`passes.rewrite_transposed_convolution`).
-    ``adaptive_pooling`` (of resizings, too), ``channel_shuffle``: in which memory order, or at which rank, the matrix
-    products and the transposition are written. ``average_pooling``: as it is, or what XNNPACK leaves as a depthwise
-    convolution (`passes.rewrite_average_pooling`). ``channel_reduction``: over which axis a softmax or argmax over the
-    channels is taken (`passes.rewrite_channel_reduction`). ``expansion``: as it is, or as a repetition
-    (`passes.rewrite_expansion`). ``nearest``: nearest resizing to a multiple as it is, or by blocks of copies
-    (`passes.rewrite_nearest`). ``grouped_convolution``: of small groups, as it is or by depthwise ones
+    how s x s blocks of pixels are taken apart and put together (`passes.blocks`). ``prelu``: a PReLU with one slope per
+    channel (`passes.rewrite_prelu`, `passes.turn_signs`). ``transposed_convolution``: as it is, as a convolution and an
+    interleaving, as one for each row of blocks, or as one only where its output padding exceeds its padding
+    (`passes.rewrite_transposed_convolution`). ``adaptive_pooling`` (of resizings, too), ``channel_shuffle``: in which
+    memory order, or at which rank, the matrix products and the transposition are written. ``average_pooling``: as it
+    is, or what XNNPACK leaves as a depthwise convolution, or always as one (`passes.rewrite_average_pooling`).
+    ``channel_reduction``: over which axis a softmax or argmax over the channels is taken
+    (`passes.rewrite_channel_reduction`). ``expansion``: as it is, or as a repetition (`passes.rewrite_expansion`).
+    ``nearest``: nearest resizing to a multiple as it is, or by blocks of copies (`passes.rewrite_nearest`).
+    ``grouped_convolution``: of small groups, as it is, by depthwise ones or by one of all channels
     (`passes.rewrite_grouped_convolution`). ``max_pooling``: with its padding, or with its border repeated
     (`passes.rewrite_max_pooling`). ``affine``: a gain and an offset per channel as they are, as a depthwise
-    convolution (of few channels by rows, or those, too), or as one only before a ReLU (`passes.rewrite_affine`).
+    convolution (of few channels by rows, or those, too, or as one for each part of a concatenation), or as one only
+    before a ReLU (`passes.rewrite_affine`).
     ``smallest_gain``: what a convolution's weights may be multiplied by (`passes.move_affine`); halves become subnormal
     sooner.
     """
@@ -39,15 +40,15 @@ class Forms:
     blocks: Literal["channels_last", "depth_to_space", "channels_first", "strided"]
     prelu: Literal["native", "maximum", "rows"]
     transposed_convolution: Literal["native", "convolution", "rows", "native_if_cropped"]
-    adaptive_pooling: Literal["channels_last", "channels_first", "linear"]
+    adaptive_pooling: Literal["channels_last", "channels_first", "linear", "linear_channels_last"]
     channel_shuffle: Literal["channels_last", "channels_first", "rank_5"]
-    average_pooling: Literal["native", "convolution"] = "native"
+    average_pooling: Literal["native", "convolution", "always"] = "native"
     channel_reduction: Literal["native", "last_axis"] = "native"
     expansion: Literal["native", "repeat"] = "native"
     nearest: Literal["native", "blocks"] = "native"
-    grouped_convolution: Literal["native", "depthwise"] = "native"
+    grouped_convolution: Literal["native", "depthwise", "dense"] = "native"
     max_pooling: Literal["native", "repeated_border"] = "native"
-    affine: Literal["native", "depthwise", "convolution", "rectified"] = "native"
+    affine: Literal["native", "depthwise", "convolution", "parts", "rectified"] = "native"
     smallest_gain: float = 0.0
 
 
@@ -117,16 +118,17 @@ def _of_halves(forms: Forms) -> Forms:
 TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "fp32"): _TFLITE,
     ("tflite", "fp16"): _of_halves(_TFLITE),
-    # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs.
-    # Averages, gains and offsets become depthwise convolutions when the file is quantized.
+    # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs. Matrix
+    # products of two tensors and average pooling run on no fast kernel either, linear layers and convolutions do. The
+    # parts of a concatenation share a scale, so that gains and offsets behind it, which make their ranges alike, go in
+    # front (`benchmarks/int8_forms.py`).
     ("tflite", "int8"): replace(
         _TFLITE,
         prelu="maximum",
-        transposed_convolution="convolution",
-        grouped_convolution="native",
-        average_pooling="native",
-        affine="native",
-        smallest_gain=inf,
+        adaptive_pooling="linear_channels_last",
+        average_pooling="always",
+        grouped_convolution="dense",
+        affine="parts",
     ),
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _of_halves(_ONNX),

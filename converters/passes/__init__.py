@@ -25,6 +25,7 @@ from mobileseg.converters.passes import (
     rewrite_resizing,
     rewrite_transposed_convolution,
     rewrite_unpooling,
+    turn_signs,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ PASSES: tuple[Pass, ...] = (
     fold_constants.PASS,
     # Before the transposed convolutions are taken apart: it scales their weights while they are still one tensor.
     fold_batch_norm.PASS,
+    # Before the PReLUs become extremes, while a shuffle is still the network's own.
+    turn_signs.PASS,
     # Before the shuffles, one of which may disappear into its weights.
     rewrite_grouped_convolution.PASS,
     # Before the rewritings that may interleave phases by a shuffle of their own, which is none of the network's.

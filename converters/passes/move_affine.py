@@ -17,7 +17,8 @@ windows without padding, adaptive ones and bilinear resizing keep a constant wha
 
 Preconditions: constants of one number or one per channel, weights that are constants; whatever reads a gain or an
 offset can take it (else it stays: it would be computed anyway), a pooling gets smaller than its input, and convolutions
-make half or more of what is concatenated (and, in form "rectified", no ReLU follows). A gain under a maximum must be
+make half or more of what is concatenated (but any share in form "parts": in int8 the parts have one scale, and what
+makes their ranges alike must come before it; and, in form "rectified", no ReLU follows). A gain under a maximum must be
 positive. A gain below ``forms.smallest_gain`` goes into no weights: halves of weights divided by 255 would be
 subnormal, which phones flush to zero.
 
@@ -131,7 +132,7 @@ def _into_parts(module: GraphModule, node: Node, x: Node, number: Tensor, forms:
     parts = cast("list[Node]", x.args[0])
     sources = [(part, _source(part)) for part in parts]
     foldable = sum(value(part).shape[1] for part, s in sources if is_call(s, *CONVOLUTIONS) and len(s.users) == 1)
-    if 2 * foldable < number.numel() or len(set(parts)) < len(parts):
+    if (2 * foldable < number.numel() and forms.affine != "parts") or len(set(parts)) < len(parts):
         return False
     shares = number.split([value(p).shape[1] for p in parts])
     moved = [_with(module, x, node, part, share) for part, share in zip(parts, shares, strict=True)]

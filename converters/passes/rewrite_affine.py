@@ -4,8 +4,9 @@ Before: x -> mul(g) -> add(t) -> z        After:  x -> conv2d(g (C, 1, 1, 1), t,
         x -> mul(g) -> z                          x -> mul(g as (1, C, 1, W)) -> z                  fewer (add alike)
 
 Preconditions: form "depthwise"; or "convolution", or "rectified" and a ReLU behind them, which then are convolutions at
-any number of channels (in int8 a row would round once more, and its numbers have one scale); constants of one number
-per channel. For the convolution, the gain is read by the offset alone.
+any number of channels (in int8 a row would round once more, and its numbers have one scale); or "parts", where both
+together are convolutions at any number of channels, except the picture's own, and rows otherwise. Constants of one
+number per channel. For the convolution, the gain is read by the offset alone.
 
 Exactness: of the convolution, the product and the sum may be fused into one rounding: 2^-24 of their larger term; of
 the rows bit-exact. XNNPACK, under TFLite and ExecuTorch, needs it. It runs a depthwise 1x1 convolution as one pass over
@@ -47,9 +48,23 @@ def _as_rows(module: GraphModule, node: Node, x: Node, number: Tensor) -> None:
     node.args = (x, rows)
 
 
+def _is_of_picture(node: Node) -> bool:
+    """Whether a gain or an offset, or one behind the other, reads the picture itself."""
+    sources = [n for n in node.all_input_nodes if n.op != "get_attr"]
+    return all(n.op == "placeholder" or (is_call(n, aten.mul.Tensor) and _is_of_picture(n)) for n in sources)
+
+
+def _is_part_of_both(module: GraphModule, node: Node, forms: Forms) -> bool:
+    """Whether form "parts" makes a convolution of this gain and the offset that follows."""
+    if forms.affine != "parts" or _is_of_picture(node) or not is_call(node, aten.mul.Tensor) or len(node.users) != 1:
+        return False
+    (user,) = node.users
+    return is_call(user, aten.add.Tensor) and per_channel(module, user) is not None
+
+
 def _as_convolution(module: GraphModule, node: Node, scaled: Node, offset: Tensor) -> bool:
     inner = per_channel(module, scaled) if is_call(scaled, aten.mul.Tensor) and len(scaled.users) == 1 else None
-    if inner is None:
+    if inner is None or not is_call(node, aten.add.Tensor):
         return False
     x, gain = inner
     dtype = value(x).dtype
@@ -73,9 +88,12 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
         if forms.affine == "rectified" and not is_rectified(node):
             continue
         x, number = found
-        if len(number) < FEW and forms.affine == "depthwise":
-            _as_rows(module, node, x, number)
+        if forms.affine == "parts" and not _is_of_picture(node) and _as_convolution(module, node, x, number):
             count += 1
+        elif len(number) < FEW and forms.affine in {"depthwise", "parts"}:
+            if not _is_part_of_both(module, node, forms):
+                _as_rows(module, node, x, number)
+                count += 1
         elif is_call(node, aten.add.Tensor):
             count += _as_convolution(module, node, x, number)
     return Outcome(count)

@@ -40,7 +40,25 @@ def _linear(x: Tensor, rows: Tensor | None = None, columns: Tensor | None = None
     return x if rows is None else F.linear(x.transpose(2, 3), rows).transpose(2, 3)
 
 
-FORMS = {"channels_first": _channels_first, "channels_last": _channels_last, "linear": _linear}
+def _linear_channels_last(x: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+    """Linear layers between transpositions of planes that lie channels-last in memory."""
+    x = x.permute(0, 2, 3, 1)
+    n, height, width, c = x.shape
+    if rows is not None:
+        height = rows.shape[0]
+        x = F.linear(x.reshape(n, -1, width * c).transpose(1, 2), rows).transpose(1, 2).reshape(n, height, width, c)
+    if columns is not None:
+        x = F.linear(x.reshape(n * height, width, c).transpose(1, 2), columns).transpose(1, 2)
+        x = x.reshape(n, height, -1, c)
+    return x.permute(0, 3, 1, 2)
+
+
+FORMS = {
+    "channels_first": _channels_first,
+    "channels_last": _channels_last,
+    "linear": _linear,
+    "linear_channels_last": _linear_channels_last,
+}
 
 
 def replace_by_products(module: GraphModule, node: Node, x: Node, form: str, matrices: Mapping[str, Tensor]) -> None:

@@ -160,8 +160,8 @@ class _Sorting:
             self.origin[node] = read[0]
         elif name in BEFORE_LIMITS and (limit := _only_reader(node, LIMITS)) is not None:
             self.fused[node] = limit
-        elif name == "mul" and len(read) == 1 and (maximum := _only_reader(node, SHARED)) is not None:
-            self.fused[node] = maximum  # a x of max(x, a x)
+        elif (maximum := _is_scaled_for(node, name, read)) is not None:
+            self.fused[node] = maximum
         else:
             self.rounded.append(node)
             if name in SHARED | CONCATENATIONS:
@@ -214,6 +214,12 @@ class _Sorting:
 def _only_reader(node: Node, names: frozenset[str]) -> Node | None:
     readers = list(node.users)
     return readers[0] if len(readers) == 1 and name_of(readers[0]) in names else None
+
+
+def _is_scaled_for(node: Node, name: str, read: list[Node]) -> Node | None:
+    """The ``max(x, a x)``, or minimum, of which this is the ``a x``."""
+    maximum = _only_reader(node, SHARED) if name in {"mul", "conv2d"} and len(read) == 1 else None
+    return maximum if maximum is not None and read[0] in maximum.all_input_nodes else None
 
 
 def units_of(values: Values, module: GraphModule) -> Iterator[tuple[Node, ...]]:

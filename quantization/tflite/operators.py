@@ -52,7 +52,7 @@ RULES: dict[str, Rule] = {
     "MUL": _OWN,
     "MEAN": _OWN,
     "LEAKY_RELU": _OWN,
-    "RELU": _OWN,
+    "RELU": _OWN,  # written as a product with 1 that takes the limit in
     "PRELU": Rule(1),
     "ARG_MAX": _OWN,
     "BATCH_MATMUL": _OWN,
@@ -74,6 +74,10 @@ RULES: dict[str, Rule] = {
     "SPACE_TO_DEPTH": _SHARED,
     "DEPTH_TO_SPACE": _SHARED,
 }
+
+FLOAT_AT_THE_END = frozenset({"RESIZE_BILINEAR"})
+"""Operators that stay float where they write a file's float result: enlarging the dequantized logits takes less time
+than dequantizing the enlarged ones (20 classes, 128x256 to 256x512: 1.1 ms and 1.5), and rounds them once less."""
 
 MOVES = frozenset(
     {"RESHAPE", "SLICE", "STRIDED_SLICE", "TRANSPOSE", "CONCATENATION", "PAD", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE"}

@@ -158,6 +158,7 @@ def test_every_pass_reports_what_it_did(target: str, precision: str) -> None:
         "rewrite_resizing": 0,
         "fold_constants": 0,
         "fold_batch_norm": 1,
+        "turn_signs": 0,
         "rewrite_unpooling": 1,
         "rewrite_grouped_convolution": 0,
         "move_affine": 0,

@@ -91,6 +91,20 @@ class Repeated(nn.Module):
         return logits
 
 
+class Joined(nn.Module):
+    """A ReLU of what has no operator to take it in, and which is read without it, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = F.max_pool2d(self.first(x), 2)
+        logits: Tensor = self.last(torch.cat((F.relu(pooled), pooled), 1))
+        return logits
+
+
 def convert(network: nn.Module, path: Path) -> bytes:
     pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
     deployed = Deployed(network.eval(), Preprocessing("unit"), "logits")
@@ -114,6 +128,19 @@ def branches_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def dead_channels_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     torch.manual_seed(0)
     return convert(DeadChannels(), tmp_path_factory.mktemp("models") / "dead_channels.tflite")
+
+
+@pytest.fixture(scope="session")
+def joined_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    return convert(Joined(), tmp_path_factory.mktemp("models") / "joined.tflite")
+
+
+@pytest.fixture(scope="session")
+def enlarged_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.UpsamplingBilinear2d(scale_factor=2))
+    return convert(network, tmp_path_factory.mktemp("models") / "enlarged.tflite")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,6 @@ from mobileseg.quantization.calibration import choose_pictures
 from mobileseg.quantization.params import Params, params_of
 from mobileseg.quantization.tflite import quantize_static
 from mobileseg.quantization.tflite.flatbuffer import Graph
-from mobileseg.quantization.tflite.prepare import prepare
 from mobileseg.quantization.tflite.scales import (
     Groups,
     quantize,
@@ -167,16 +166,36 @@ def test_pictures_are_taken_one_at_a_time_and_counted(branches_model: bytes, pic
     assert events == ["taken 1", "done 1", "taken 2", "done 2", "taken 3", "done 3"]
 
 
-def test_preparation_keeps_the_function(branches_model: bytes, pictures: Pictures) -> None:
-    graph = Graph(branches_model)
-    prepare(graph)
-    prepared = graph.to_bytes()
-    assert "AVERAGE_POOL_2D" in kinds(branches_model)
-    assert "AVERAGE_POOL_2D" not in kinds(prepared)
-    assert "ADD" in kinds(branches_model)
-    assert "ADD" not in kinds(prepared)
-    (expected,), (found,) = run(branches_model, pictures[0]), run(prepared, pictures[0])
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+def test_what_has_no_fast_int8_kernel_comes_as_convolutions_and_maxima(branches_model: bytes) -> None:
+    found = set(kinds(branches_model))
+    assert {"DEPTHWISE_CONV_2D", "MAXIMUM"} <= found
+    assert found.isdisjoint({"AVERAGE_POOL_2D", "PRELU", "RELU", "BATCH_MATMUL"})
+
+
+def test_a_relu_alone_is_a_product_that_the_delegate_takes(
+    joined_model: bytes, pictures: Pictures, tmp_path: Path
+) -> None:
+    assert kinds(joined_model).count("RELU") == 1
+    path = tmp_path / "joined.tflite"
+    quantized = quantize_static(joined_model, pictures[:4])
+    path.write_bytes(quantized.content)
+    delegation = read_graph(path).delegation
+    assert not isinstance(delegation, NotRun)
+    assert (delegation.partitions, dict(delegation.left)) == (1, {})
+    assert quantized.kept_float == ()
+    assert "RELU" not in kinds(quantized.content)
+    (expected,), (found,) = run(joined_model, pictures[5]), run(quantized.content, pictures[5])
+    assert sqnr(expected, found) > 25.0
+
+
+def test_a_last_resizing_stays_float_where_the_file_gives_floats(pictures: Pictures, enlarged_model: bytes) -> None:
+    inside = quantize_static(enlarged_model, pictures[:2], output_dtype="int8")
+    assert inside.kept_float == ()
+    quantized = quantize_static(enlarged_model, pictures[:2])
+    assert [name.split(":")[0] for name in quantized.kept_float] == ["RESIZE_BILINEAR"]
+    assert kinds(quantized.content)[-2:] == ["DEQUANTIZE", "RESIZE_BILINEAR"]
+    (expected,), (found,) = run(enlarged_model, pictures[3]), run(quantized.content, pictures[3])
+    assert sqnr(expected, found) > 30.0
 
 
 def test_an_operator_without_a_rule_stays_in_float_and_is_named(

@@ -152,3 +152,16 @@ def test_before_a_relu_it_stays_in_form_rectified(exported: Any, lines: tuple[Fo
         rewritten = exported(network, x).rewrite(PASS, replace(lines[0], affine=affine))
         assert rewritten.outcome.count == count
         torch.testing.assert_close(rewritten(x), network(x), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_in_form_parts_all_parts_of_a_concatenation_take_theirs(exported: Any, lines: tuple[Forms, ...]) -> None:
+    network, x = (
+        Network(lambda n, x: F.elu(torch.cat([x, n.padded(x).repeat(1, 1, 2, 2)[:, :, :9, :11]], 1) * n.g10)),
+        picture(),
+    )
+    program = exported(network, x)
+    whole = program.rewrite(PASS, replace(lines[0], affine="depthwise"))
+    assert (whole.outcome.count, whole.operators["mul"]) == (0, 1)
+    parts = program.rewrite(PASS, replace(lines[0], affine="parts"))
+    assert (parts.outcome.count, parts.operators["mul"]) == (1, 2)
+    torch.testing.assert_close(parts(x), network(x), rtol=1e-6, atol=1e-6)

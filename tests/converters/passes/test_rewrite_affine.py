@@ -76,6 +76,25 @@ def test_few_channels_by_rows(exported: Any, depthwise: Forms, function: Any, co
     assert torch.equal(rewritten(x), network(x))
 
 
+@pytest.mark.parametrize("channels", [3, 12])
+def test_one_convolution_of_any_number_of_channels_in_form_parts(
+    exported: Any, depthwise: Forms, channels: int
+) -> None:
+    network, x = Affine(lambda x, g, t: torch.tanh(x) * g + t, channels), torch.randn(2, channels, 5, 7)
+    rewritten = exported(network, x).rewrite(PASS, replace(depthwise, affine="parts"))
+    assert (rewritten.outcome.count, dict(rewritten.operators)) == (1, {"conv2d": 1, "tanh": 1})
+    torch.testing.assert_close(rewritten(x), network(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("function", "count"), ROWS.values(), ids=ROWS)
+def test_the_picture_s_own_are_rows_in_form_parts(exported: Any, depthwise: Forms, function: Any, count: int) -> None:
+    network, x = Affine(function, 3), torch.randn(2, 3, 5, 7)
+    rewritten = exported(network, x).rewrite(PASS, replace(depthwise, affine="parts"))
+    assert rewritten.outcome.count == count
+    assert "conv2d" not in rewritten.operators
+    assert torch.equal(rewritten(x), network(x))
+
+
 def test_form_native(exported: Any, depthwise: Forms) -> None:
     network = Affine(lambda x, g, t: x * g + t, 4)
     rewritten = exported(network, torch.randn(1, 4, 5, 7)).rewrite(PASS, replace(depthwise, affine="native"))

@@ -72,6 +72,20 @@ def test_what_xnnpack_pools_itself_stays(exported: Any, case: str) -> None:
     assert torch.equal(rewritten(x), NATIVE[case](x))
 
 
+@pytest.mark.parametrize("case", [name for name, module in NATIVE.items() if isinstance(module, nn.AvgPool2d)])
+def test_small_windows_are_convolutions_too_in_form_always(exported: Any, case: str) -> None:
+    x = numbers()
+    rewritten = exported(NATIVE[case], x).rewrite(PASS, replace(FORMS, average_pooling="always"))
+    assert (rewritten.outcome.count, rewritten.outcome.left) == (1, ())
+    assert rewritten.operators["conv2d"] == 1
+    torch.testing.assert_close(rewritten(x), NATIVE[case](x), rtol=1e-6, atol=1e-6)
+
+
+def test_large_windows_stay_in_form_always(exported: Any) -> None:
+    rewritten = exported(nn.AvgPool2d((5, 6)), numbers()).rewrite(PASS, replace(FORMS, average_pooling="always"))
+    assert (rewritten.outcome.count, rewritten.operators) == (0, {"avg_pool2d": 1})
+
+
 def test_other_targets_keep_it(exported: Any, lines: tuple[Forms, ...]) -> None:
     program = exported(nn.AvgPool2d(3, stride=2, padding=1), numbers())
     native = [forms for forms in lines if forms.average_pooling == "native"]

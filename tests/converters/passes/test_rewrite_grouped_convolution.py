@@ -71,6 +71,33 @@ def test_rewritten(exported: Any, several: Any, depthwise: Forms) -> None:
         assert torch.equal(result, expected), name
 
 
+DENSE = {
+    "few out": Layer(8, 4, kernel=1),
+    "few out, shuffled": Layer(8, 4, 3, padding=1),
+    "few in and out, no bias, stride, dilation": Layer(18, 6, stride=2, padding=2, dilation=2, bias=False),
+    "one out, shuffled": Layer(4, 4, 3),
+    "one in, one pixel": Layer(24, 12, kernel=1),
+}
+
+
+def test_few_channels_in_each_group_are_one_convolution_in_form_dense(
+    exported: Any, several: Any, depthwise: Forms
+) -> None:
+    network, x = several(list(DENSE.values())), integers((2, 12, 9, 7), 9)
+    rewritten = exported(network, x).rewrite(PASS, replace(depthwise, grouped_convolution="dense"))
+    assert (rewritten.outcome.count, dict(rewritten.operators)) == (len(DENSE), {"conv2d": len(DENSE)})
+    for name, result, expected in zip(DENSE, rewritten(x), network(x), strict=True):
+        assert torch.equal(result, expected), name
+
+
+def test_form_dense_leaves_depthwise_ones_and_wide_groups(exported: Any, depthwise: Forms) -> None:
+    network = nn.Sequential(nn.Conv2d(64, 64, 1, groups=4), nn.Conv2d(64, 64, 3, groups=64))
+    rewritten = exported(network, torch.zeros(1, 64, 5, 5)).rewrite(
+        PASS, replace(depthwise, grouped_convolution="dense")
+    )
+    assert rewritten.outcome.count == 0
+
+
 def test_ordinary_numbers(exported: Any, depthwise: Forms) -> None:
     torch.manual_seed(0)
     network, x = (

@@ -69,12 +69,24 @@ def test_rows_for_few_channels(
     assert torch.equal(rewritten(x), network(x))
 
 
-def test_slopes_on_both_sides_of_1_are_left_by_name(exported: Any, lines: tuple[Forms, ...]) -> None:
-    x = numbers()
-    network = prelu(0.5, 1.5, 0.0, 2.0)
+def test_slopes_on_both_sides_of_1_add_the_rest(exported: Any, lines: tuple[Forms, ...]) -> None:
+    x = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0)) * 3
+    network = prelu(0.5, 1.5, -0.3, 2.0)
     rewritten = exported(network, x).rewrite(PASS, replace(lines[0], prelu="maximum"))
     assert (rewritten.outcome.count, rewritten.outcome.left) == (1, ())
-    assert (rewritten.operators["maximum"], rewritten.operators["minimum"], rewritten.operators["prelu"]) == (1, 1, 0)
+    assert dict(rewritten.operators) == {"mul": 2, "relu": 1, "add": 1}
+    bound = 2.0**-23 * x.abs() * (1 + (1 - torch.tensor([0.5, 1.5, -0.3, 2.0]).reshape(1, -1, 1, 1)).abs())
+    assert bool(((rewritten(x) - network(x)).abs() <= bound).all())
+
+
+@pytest.mark.parametrize(("channels", "product"), [(23, "mul"), (24, "conv2d"), (63, "conv2d"), (64, "mul")])
+@pytest.mark.parametrize("low", [-0.5, 1.0])
+def test_products_of_some_channels_are_depthwise_convolutions_in_int8(
+    exported: Any, lines: tuple[Forms, ...], channels: int, product: str, low: float
+) -> None:
+    network, x = prelu(*[low + i / channels for i in range(channels)]), torch.randn(2, channels, 5, 7)
+    rewritten = exported(network, x).rewrite(PASS, replace(lines[0], prelu="maximum"))
+    assert dict(rewritten.operators) == {product: 1, "maximum" if low < 1 else "minimum": 1}
     assert torch.equal(rewritten(x), network(x))
 
 
