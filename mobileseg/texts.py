@@ -213,6 +213,13 @@ def plan_text(planned: int | NotRun) -> str:
     return planned.why if isinstance(planned, NotRun) else f"{planned:,} bytes, without the delegate's own"
 
 
+def oldest_runtime_facts(oldest: str | NotRun | None) -> list[tuple[str, str]]:
+    """A row, or none."""
+    if oldest is None:
+        return []
+    return [("oldest runtime", f"not known: {oldest.why}" if isinstance(oldest, NotRun) else oldest)]
+
+
 def operator_rows(costs: Costs) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows of all operators, the costliest first; the delegate's column where there is one."""
     with_delegate = not isinstance(costs.delegated, NotRun)
