@@ -40,6 +40,7 @@ from mobileseg.texts import (
     unknown_texts,
     work_text,
 )
+from mobileseg.texts_int8 import class_texts, int8_texts
 from mobileseg.types import NotRun
 
 if TYPE_CHECKING:
@@ -179,12 +180,16 @@ class Screen:
                 self.console.print(f"{file.artifact.path.name} is {recipe}.", soft_wrap=True)
             for gate in (g for g in parity["gates"] if not g["passed"]):
                 self.console.print(f"Gate not met by {file.artifact.path.name}: {gate_text(gate)}.", soft_wrap=True)
+        for line in (line for file in files for line in int8_texts(file)):
+            self.console.print(line)
 
     def validated(self, found: Validation) -> None:
         """What was measured of one file, class by class, and which gates were met."""
         parity = found.report["parity"]
         self.facts(parity_facts(found.report))
         self.table(("Class", "IoU of file and reference", "Change of IoU"), class_rows(parity))
+        for line in class_texts(parity, Path(found.report["artifact"]["path"]).name):
+            self.console.print(line)
         for gate in parity["gates"]:
             self.console.print(f"{'met    ' if gate['passed'] else 'NOT MET'}  {gate_text(gate)}", soft_wrap=True)
         for fault in found.report["operators"].get("faults", ()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mobileseg.quantization.tflite.static import QuantizedModel, quantize_planned, quantize_static
@@ -19,4 +20,6 @@ def quantize_file(path: Path, precision: str, planned: Planned) -> Quantized:
     """`quantize_planned` of a float32 file, in place. Its one ``precision`` is ``"int8"``."""
     model = quantize_planned(path.read_bytes(), planned.known(), planned.picture)
     path.write_bytes(model.content)
-    return Quantized(planned.words, model.kept_float)
+    return Quantized(
+        planned.words, planned.kept_float, replace(planned.findings, float_operators=len(model.kept_float))
+    )
