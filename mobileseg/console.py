@@ -20,6 +20,7 @@ from mobileseg.texts import (
     class_rows,
     converted_row,
     costliest_rows,
+    count_of_text,
     delegate_text,
     duration_text,
     fault_text,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from mobileseg.diagnosis import Diagnosis
     from mobileseg.inspection import CheckpointSummary
     from mobileseg.listing import Listing
+    from mobileseg.making import Count
     from mobileseg.prediction import Prediction
     from mobileseg.proving import Validation
     from mobileseg.types import Checkpoint, ConvertResult, Notice, Size
@@ -66,7 +68,8 @@ _STEP, _MANY = 10, 100
 
 @dataclass
 class _Counted:
-    """Pictures of one file or folder. ``begun``: when ``first`` of them were done; ``shown``: the last number told."""
+    """Pictures of one file or folder, or what a stage counts. ``begun``: when ``first`` of them were done; ``shown``:
+    the last number told."""
 
     begun: float
     first: int
@@ -89,21 +92,22 @@ class Screen:
         self.counted: dict[Path, _Counted] = {}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """The stage's name with the time it takes: moving on a terminal, else a line when it begins and one when it
-        has ended. Several may run at once, each in a thread of its own."""
+    def stage(self, name: str) -> Iterator[Count | None]:
+        """The stage's name with the time it takes: moving on a terminal, with what it counts, else a line when it
+        begins and one when it has ended. Several may run at once, each in a thread of its own."""
         start = time.perf_counter()
         if self.console.is_terminal and not self.console.quiet:
-            with self.moving(name):
-                yield
+            with self.moving(name) as count:
+                yield count
         else:
             self.console.print(f"{name} ...", soft_wrap=True)
-            yield
+            yield None
         self.console.print(f"{name}: {time.perf_counter() - start:.1f} s", soft_wrap=True)
 
     @contextmanager
-    def moving(self, name: str) -> Iterator[None]:
+    def moving(self, name: str) -> Iterator[Count]:
         """A line that moves, below those of other stages: a terminal has one display, which they share."""
+        counted: dict[str, _Counted] = {}
         with self.lock:
             if self.running is None:
                 columns = SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
@@ -112,8 +116,15 @@ class Screen:
                 )
                 self.running.start()
             progress, line = self.running, self.running.add_task(name, total=None)
+
+        def count(what: str, done: int, total: int) -> None:
+            now = time.perf_counter()
+            left = counted.setdefault(what, _Counted(now, done)).left(now, done, total or None)
+            with self.lock:
+                progress.update(line, description=f"{name}: {count_of_text(what, done, total, left)}")
+
         try:
-            yield
+            yield count
         finally:
             with self.lock:
                 progress.remove_task(line)

@@ -46,11 +46,14 @@ first that suffices. What the first layers round away grows through all the othe
 SECOND = 16
 """Calibration pictures up to which int8 is planned a second time, to measure what equalizing channels does."""
 
-Progress = Callable[[str], AbstractContextManager[None]]
-"""Called with a stage's name; the stage runs inside what it returns."""
+Count = Callable[[str, int, int], None]
+"""Called with what is counted, how many of them are done, and how many there are (0: not known)."""
+
+Progress = Callable[[str], AbstractContextManager[Count | None]]
+"""Called with a stage's name; the stage runs inside what it returns, and counts with what that gives."""
 
 
-def silent(stage: str) -> AbstractContextManager[None]:
+def silent(stage: str) -> AbstractContextManager[Count | None]:
     """No progress."""
     return nullcontext()
 
@@ -63,10 +66,10 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[Count | None]:
         start = time.perf_counter()
-        with self.progress(name):
-            yield
+        with self.progress(name) as count:
+            yield count
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
@@ -147,20 +150,20 @@ def _with_effect(made: Made, task: Task, original: Exported, equalized: Equalize
     if not equalized.scaled:
         without = NotRun("no channel was scaled")
     elif task.calibration.count <= SECOND:
-        with clock.stage("Measure what equalizing does"):
-            without = _int8_throughout(task, original, made.quantized.int8.ranges)
+        with clock.stage("Measure what equalizing does") as count:
+            without = _int8_throughout(task, original, made.quantized.int8.ranges, count)
     effect = Equalization(equalized.scaled, equalized.gain_db, without)
     return replace(made, quantized=replace(made.quantized, int8=replace(made.quantized.int8, equalization=effect)))
 
 
-def _int8_throughout(task: Task, exported: Exported, ranges: str) -> float:
+def _int8_throughout(task: Task, exported: Exported, ranges: str, count: Count | None) -> float:
     """The share of pixels that a program with nothing in float keeps equal on the probes, by one method of ranges."""
     from mobileseg.quantization.program import int8_agreement
 
     rewritten = rewritten_for(registry.target(task.target), task.precision, task.options, exported)
     recipe = replace(task.recipe, ranges=ranges)
     sort = _sorting(registry.QUANTIZERS[task.target, task.precision])
-    return int8_agreement(rewritten.module, task.calibration.pictures, recipe, sort)
+    return int8_agreement(rewritten.module, task.calibration.pictures, recipe, sort, count, _about(task.calibration))
 
 
 def _sorting(recipe: Recipe) -> Sort:
@@ -201,9 +204,9 @@ def write(
     precision, planned = lowering.precision, None
     recipe = registry.QUANTIZERS.get((target.name, precision))
     if recipe is not None and recipe.planned:
-        with stage(f"Calibrate {precision} on {calibration.count} pictures"):
-            sort = _sorting(recipe)
-            planned = plan_program(rewritten.module, calibration.pictures, int8, sort, about=_about(calibration))
+        with stage(f"Calibrate {precision}") as count:
+            sort, about = _sorting(recipe), _about(calibration)
+            planned = plan_program(rewritten.module, calibration.pictures, int8, sort, count, about)
         if recipe.function is None:
             rewritten = replace(rewritten, module=planned.written())
     with stage(f"Lower to {target.name}"), quick_graphs():

@@ -207,6 +207,7 @@ def plan_program(
         evaluations=recipe.max_evaluations,
         judge=found.judge,
         progress=lambda done, of: tell("operators", done, of),
+        tried=lambda done, of: tell("plans", done, of),
     )
     picture = next(pictures())
     return Planned(
@@ -297,11 +298,19 @@ def equalize_channels(program: ExportedProgram, pictures: Pictures, recipe: Int8
     return equalize(program, (tensor_of(picture, shape, n) for n, picture in enumerate(few, 1)))
 
 
-def int8_agreement(module: GraphModule, pictures: Pictures, recipe: Int8Recipe, sort: Sort = same) -> float:
+def int8_agreement(
+    module: GraphModule,
+    pictures: Pictures,
+    recipe: Int8Recipe,
+    sort: Sort = same,
+    progress: Tell | None = None,
+    about: About = NOTHING,
+) -> float:
     """The share of equal pixels, 0 to 1, of int8 throughout, with one method of ranges, on the mirrored probes."""
+    tell = progress or (lambda what, done, of: None)
     values = sort(values_of(module))
     tensors = (tensor_of(picture, _shape(module), number) for number, picture in enumerate(pictures(), 1))
-    statistics, _ = observe(module, values, tensors)
+    statistics, _ = observe(module, values, tensors, lambda done: tell("pictures", done, about.count))
     plan = plan_for(values, ranges_of(values, statistics, range_method(recipe.ranges)))
     return _judge(module, pictures, recipe, NOTHING).effect(plan).agreement
 

@@ -85,12 +85,13 @@ def search(
     sensed: int = 1,
     judge: Judge | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tried: Callable[[int, int], None] | None = None,
 ) -> Searched:
     """The plan that keeps ``at_least`` of the pixels equal on ``pictures``, with as few float units as suffice.
 
     ``most_lost``: points of mIoU that it may lose, which a ``judge`` with labels measures. ``evaluations``: plans tried
     at most. ``sensed``: how many of the pictures each unit alone is measured on, only where int8 throughout is not
-    enough.
+    enough. ``progress``: called with the units measured, and all; ``tried`` with the plans tried, and how many may be.
     """
     judge, budget = judge or Judge(module, pictures), Budget(at_least, most_lost)
     whole = judge.effect(plan)
@@ -98,7 +99,7 @@ def search(
         share = whole.agreement
         return Searched(plan, share, share, (), 0.0, (), {0: share}, whole.miou_drop, budget.holds(whole))
     errors = sensitivities(module, plan, pictures[:sensed], progress)
-    return fewest_float(module, plan, judge, errors, whole, budget, evaluations)
+    return fewest_float(module, plan, judge, errors, whole, budget, evaluations, tried)
 
 
 def fewest_float(
@@ -109,6 +110,7 @@ def fewest_float(
     whole: Effect,
     budget: Budget,
     evaluations: int = EVALUATIONS,
+    tried: Callable[[int, int], None] | None = None,
 ) -> Searched:
     """Of the units in their order the fewest, at least one, with which the budget holds in float; where it does not
     with the most that are allowed, what keeps most pixels equal of all that was tried.
@@ -118,8 +120,11 @@ def fewest_float(
     order = ranked(module, errors)
     least, most = 0, largest(len(order))
     plans = {0: (plan, whole), most: with_float(plan, order[:most], judge)}
+    expected = min(evaluations, len(plans) + math.ceil(math.log2(most)) + 1)
     while most - least > 1 and budget.holds(plans[most][1]) and len(plans) < evaluations:
         middle = _between(least, most)
+        if tried is not None:
+            tried(len(plans), max(expected, len(plans)))
         plans[middle] = with_float(plan, order[:middle], judge)
         least, most = (least, middle) if budget.holds(plans[middle][1]) else (middle, most)
     if not budget.holds(plans[most][1]):
