@@ -103,6 +103,8 @@ def prepare(
             f"{precision} measures its ranges on pictures of 0 to 255, which a file of --raw-input does not take. "
             "Leave out --raw-input, or choose --precision fp32 or fp16."
         )
+    if head == "argmax" and options.get("output_dtype") is not None:
+        raise OptionError("--output-dtype is of scores, and --head argmax gives classes. Leave one of the two out.")
     _check_recipe(recipe, calibration_labels, precision, calibrated)
     return Job(
         targets=targets,
@@ -112,7 +114,7 @@ def prepare(
         output_size=output_size,  # type: ignore[arg-type]  # checked above
         raw_input=raw_input,
         output=Path(output),
-        options=options_by_target(targets, options),
+        options=options_by_target(targets, options, precision),
         workers=workers,
         gates=gates or GateLimits(),
         calibration=Path(calibration) if calibration is not None else None,
@@ -151,8 +153,10 @@ def aimed(recipe: Int8Recipe, gates: GateLimits) -> Int8Recipe:
     )
 
 
-def options_by_target(targets: Sequence[Target], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each target's own of the options that were given a value.
+def options_by_target(
+    targets: Sequence[Target], options: Mapping[str, Any], precision: str
+) -> dict[str, dict[str, Any]]:
+    """Each target's own of the options that were given a value, for files of ``precision``.
 
     Raises `OptionError` for one that none of the targets has, or a value that its target cannot honour.
     """
@@ -168,6 +172,11 @@ def options_by_target(targets: Sequence[Target], options: Mapping[str, Any]) -> 
             )
     own = {t.name: {n: v for n, v in given.items() if n in t.options} for t in targets}
     for target in targets:
+        for name in (n for n in own[target.name] if precision not in target.only.get(n, (precision,))):
+            raise OptionError(
+                f"--{name.replace('_', '-')} is for {target.name} files of {', '.join(target.only[name])}, and "
+                f"{precision} was asked for. Choose that precision, or leave the option out."
+            )
         target.check(own[target.name])
     return own
 

@@ -213,7 +213,7 @@ def write(
         target.lower(rewritten, replace(lowering, precision=recipe.base if recipe else precision), path)
     if recipe is not None and recipe.function is not None:
         with stage(f"Quantize {target.name}"):
-            found: Quantized = registry.function(recipe.function)(path, precision, planned)
+            found: Quantized = registry.function(recipe.function)(path, precision, planned, lowering.options)
             return found
     if planned is not None:
         return Quantized(planned.words, planned.kept_float, planned.findings)

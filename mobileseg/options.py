@@ -122,6 +122,14 @@ Delegate = Annotated[
     str | None,
     _option("--delegate", metavar="NAME", help="ExecuTorch: xnnpack, coreml, vulkan or portable; else xnnpack."),
 ]
+InputType = Annotated[
+    str | None,
+    _option("--input-dtype", metavar="TYPE", help="TFLite int8: the input's type, float32 (default), int8 or uint8."),
+]
+OutputType = Annotated[
+    str | None,
+    _option("--output-dtype", metavar="TYPE", help="TFLite int8: the output's type, float32 (default), int8 or uint8."),
+]
 EtRecord = Annotated[bool, typer.Option("--etrecord", help="ExecuTorch: write the ETRecord beside the file.")]
 DeploymentTarget = Annotated[
     str | None, _option("--deployment-target", metavar="OS", help="Core ML: oldest system it runs on; else iOS16.")

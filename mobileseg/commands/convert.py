@@ -51,6 +51,8 @@ def convert(
     max_miou_drop: options.MaxMiouDrop = None,
     opset: options.Opset = None,
     delegate: options.Delegate = None,
+    input_dtype: options.InputType = None,
+    output_dtype: options.OutputType = None,
     etrecord: options.EtRecord = False,
     deployment_target: options.DeploymentTarget = None,
     author: options.Author = None,
@@ -93,6 +95,8 @@ def convert(
             options={
                 "opset": opset,
                 "delegate": delegate,
+                "input_dtype": input_dtype,
+                "output_dtype": output_dtype,
                 "etrecord": etrecord or None,
                 "deployment_target": deployment_target,
                 "author": author,
