@@ -42,9 +42,9 @@ def kept_texts(report: Mapping[str, Any], name: str) -> Iterator[str]:
 def warning_texts(report: Mapping[str, Any], name: str) -> Iterator[str]:
     """What is odd about calibration pictures and activations."""
     warnings = report["quantization"].get("warnings", ())
-    yield from (_cut(f"Warning, {name}: {warning}") for warning in warnings[:NAMED])
+    yield from (_cut(f"Note, {name}: {warning}") for warning in warnings[:NAMED])
     if len(warnings) > NAMED:
-        yield f"Warning, {name}: {len(warnings) - NAMED} more in the report (quantization.warnings)."
+        yield f"Note, {name}: {len(warnings) - NAMED} more in the report (quantization.warnings)."
 
 
 def _cut(sentence: str) -> str:

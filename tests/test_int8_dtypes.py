@@ -1,4 +1,4 @@
-"""TFLite int8 files whose input and output are 8-bit numbers: converted, held against the checkpoint, predicted with."""
+"""TFLite int8 files whose input and output are 8-bit numbers: made, held against the checkpoint, predicted with."""
 
 from __future__ import annotations
 

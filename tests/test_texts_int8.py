@@ -44,7 +44,7 @@ def test_few_warnings_are_shown_each_on_two_lines_at_most() -> None:
     found = list(warning_texts({"quantization": {"warnings": ["x" * 300, "b.", "c.", "d.", "e."]}}, NAME))
     assert len(found) == 4
     assert len(found[0]) <= 158
-    assert found[1] == f"Warning, {NAME}: b."
+    assert found[1] == f"Note, {NAME}: b."
     assert "2 more in the report" in found[-1]
 
 
