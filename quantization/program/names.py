@@ -19,10 +19,13 @@ _DEPLOYED, _REDUCED = "network.", "mobileseg.foreign.Logits"
 
 def layers_of(module: GraphModule) -> dict[Node, str]:
     """Each node's layer in the checkpoint, ``"encoder.stage1.conv"``: for what a rewrite made anew that of what it
-    reads; empty where nothing before it has one."""
+    reads, or, at the beginning, of what reads it; empty for the picture and where there is none."""
     found: dict[Node, str] = {}
     for node in module.graph.nodes:
-        found[node] = _own_layer(node) or next((found[s] for s in sources(node) if found.get(s)), "")
+        found[node] = _own_layer(node) or next((found[s] for s in sources(node) if found[s]), "")
+    for node in reversed(module.graph.nodes):
+        if node.op == "call_function" and not found[node]:
+            found[node] = next((found[reader] for reader in node.users if found[reader]), "")
     return found
 
 
