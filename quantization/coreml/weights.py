@@ -7,7 +7,7 @@ coremltools' own passes on the loaded program; its pipeline of other passes is n
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,14 @@ _STEPS = 127
 _OUTPUT_AXIS = {"conv_transpose": 1}
 
 
-def compress_weights(path: Path, precision: str, planned: None = None) -> Quantized:
+def compress_weights(
+    path: Path, precision: str, planned: None = None, options: Mapping[str, Any] | None = None
+) -> Quantized:
     """Compress the weights of the float16 package at ``path`` in place; its metadata and tensors stay as they are.
 
     ``precision``: ``"w8"`` (int8, symmetric, one scale per output channel), ``"palette4"``, ``"palette6"``,
-    ``"palette8"`` (one palette a weight). ``planned``: there is no plan of
-    activations. Raises `OptionError` for another precision,
+    ``"palette8"`` (one palette a weight). ``planned``: there is no plan of activations; none of the target's
+    ``options`` changes anything. Raises `OptionError` for another precision,
     `UsageError` for a file that is no package, `MissingExtraError` without coremltools.
     """
     if precision not in _SCHEMES:
