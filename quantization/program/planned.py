@@ -102,6 +102,17 @@ def same(values: Values) -> Values:
     return values
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """``plan``: int8 throughout, by the range method ``ranges``. ``images``: how many pictures calibrated. ``probes``:
+    what agreement is measured on, each (N, 3, H, W) float32."""
+
+    plan: Plan
+    ranges: str
+    images: int
+    probes: tuple[Tensor, ...]
+
+
 def plan_program(
     module: GraphModule,
     pictures: Pictures,
@@ -110,6 +121,29 @@ def plan_program(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Planned:
     """Calibrate, and keep in float what the recipe's budget asks for.
+
+    ``module``, ``sort``, ``progress``, and what is raised: as of `calibrated`.
+    """
+    tell = progress or (lambda what, done, of: None)
+    found = calibrated(module, pictures, recipe, sort, progress)
+    searched = search(
+        module,
+        found.plan,
+        found.probes,
+        at_least=recipe.min_agreement,
+        progress=lambda done, of: tell("operators", done, of),
+    )
+    return Planned(module, searched.plan, searched, recipe, found.ranges, found.images, next(pictures()))
+
+
+def calibrated(
+    module: GraphModule,
+    pictures: Pictures,
+    recipe: Int8Recipe,
+    sort: Callable[[Values], Values] = same,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Calibrated:
+    """The plan of int8 throughout: ranges of all values, by the method that keeps most pixels equal.
 
     ``module``: unlifted, in a target's forms, each node's value in ``meta["val"]``. ``sort``: the values that the
     target rounds, of those that could be. ``progress``: called with what is
@@ -129,14 +163,7 @@ def plan_program(
     best = next(iter(plans))
     if len(plans) > 1:
         best = max(plans, key=lambda name: agreement(module, plans[name], probes))
-    searched = search(
-        module,
-        plans[best],
-        probes,
-        at_least=recipe.min_agreement,
-        progress=lambda done, of: tell("operators", done, of),
-    )
-    return Planned(module, searched.plan, searched, recipe, best, images, next(pictures()))
+    return Calibrated(plans[best], best, images, tuple(probes))
 
 
 def _mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

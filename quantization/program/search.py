@@ -18,7 +18,7 @@ from mobileseg.quantization.program.simulate import Observer, Simulator, first_r
 from mobileseg.quantization.program.values import CONVOLUTIONS, constant, name_of, weight_axis
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor
     from torch.fx import GraphModule, Node
@@ -37,8 +37,8 @@ LARGEST_SHARE = 0.5
 class Searched:
     """``plan``: with the fewest float units that meet the budget, or with the most that were allowed. ``agreement``:
     its share of equal pixels; ``int8``: that of int8 throughout. ``kept``: the units in float, those of the largest
-    error first; ``errors``: of all, in the program's order. ``evaluations``: plans simulated on all pictures, beside
-    the measurement of each unit.
+    error first; ``errors``: of all, in the program's order. ``tried``: how many units in float keep which share of
+    pixels equal, of each plan that was simulated.
     """
 
     plan: Plan
@@ -47,7 +47,7 @@ class Searched:
     kept: tuple[Sensitivity, ...]
     cost: float
     errors: tuple[Sensitivity, ...]
-    evaluations: int
+    tried: Mapping[int, float]
 
 
 def agreement(module: GraphModule, plan: Plan, pictures: Iterable[Tensor]) -> float:
@@ -81,18 +81,45 @@ def search(
     """
     whole = agreement(module, plan, pictures)
     if whole >= at_least:
-        return Searched(plan, whole, whole, (), 0.0, (), 1)
+        return Searched(plan, whole, whole, (), 0.0, (), {0: whole})
     errors = sensitivities(module, plan, pictures[:sensed], progress)
-    order = sorted(errors, key=lambda item: -item.error / cost(module, item.unit))
-    least, most = 0, max(1, int(LARGEST_SHARE * len(order)))
-    plans = {0: (plan, whole), most: _kept(module, plan, order[:most], pictures)}
+    return fewest_float(module, plan, pictures, errors, whole, at_least=at_least)
+
+
+def fewest_float(
+    module: GraphModule,
+    plan: Plan,
+    pictures: Sequence[Tensor],
+    errors: Sequence[Sensitivity],
+    whole: float,
+    *,
+    at_least: float,
+) -> Searched:
+    """Of the units in their order the fewest, at least one, that keep ``at_least`` of the pixels equal in float.
+
+    ``errors``: of all units; ``whole``: the share of int8 throughout.
+    """
+    order = ranked(module, errors)
+    least, most = 0, largest(len(order))
+    plans = {0: (plan, whole), most: with_float(module, plan, order[:most], pictures)}
     while most - least > 1 and plans[most][1] >= at_least:
         middle = _between(least, most)
-        plans[middle] = _kept(module, plan, order[:middle], pictures)
+        plans[middle] = with_float(module, plan, order[:middle], pictures)
         least, most = (least, middle) if plans[middle][1] >= at_least else (middle, most)
     chosen, found = plans[most]
     share = cost(module, chosen.floats) / cost(module, module.graph.nodes)
-    return Searched(chosen, found, whole, tuple(order[:most]), share, tuple(errors), len(plans))
+    tried = {count: equal for count, (_, equal) in sorted(plans.items())}
+    return Searched(chosen, found, whole, tuple(order[:most]), share, tuple(errors), tried)
+
+
+def ranked(module: GraphModule, errors: Iterable[Sensitivity]) -> list[Sensitivity]:
+    """In the order in which units are kept in float: by their error for what they cost."""
+    return sorted(errors, key=lambda item: -item.error / cost(module, item.unit))
+
+
+def largest(units: int) -> int:
+    """How many of so many units may stay in float."""
+    return max(1, int(LARGEST_SHARE * units))
 
 
 def cost(module: GraphModule, unit: Iterable[Node]) -> float:
@@ -115,9 +142,10 @@ def _between(least: int, most: int) -> int:
     return max(least + 1, min(most - 1, round(math.sqrt((least + 1) * (most + 1))) - 1))
 
 
-def _kept(
+def with_float(
     module: GraphModule, plan: Plan, units: Sequence[Sensitivity], pictures: Sequence[Tensor]
 ) -> tuple[Plan, float]:
+    """The plan with these units in float, and the share of pixels that it keeps equal."""
     floats: frozenset[Node] = frozenset(node for item in units for node in item.unit)
     kept = plan_for(plan.values, plan.ranges, floats)
     return kept, agreement(module, kept, pictures)
