@@ -8,7 +8,7 @@ from typing import Any
 from mobileseg.decibels import own_share
 from mobileseg.texts import share_text, shortened
 
-_LAYER, _OPERATOR, _FILE_LAYER, _FILE_OPERATOR = 28, 15, 26, 13
+_LAYER, _OPERATOR, _FILE_LAYER, _FILE_OPERATOR = 28, 15, 24, 13
 """Characters that fit into 80 columns."""
 
 SENSITIVITY_COLUMNS = ("Layer", "Operator", "Error", "Cost", "Alone", "All", "Float")

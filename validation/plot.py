@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,8 @@ STEPS_DB = (0, 20, 40, 60, 80, 100, 120)
 INT8_TOP_DB, INT8_STEPS_DB = 60.0, (0, 10, 20, 30, 40, 50)
 """The same of values in int8."""
 
-BARS, _GAP = 60.0, 12.0
-"""Height of the longest bar, and what is between bars and curves."""
+BARS, DECADES, _GAP = 60.0, 4, 12.0
+"""Height of a bar that is all of the error, the decades down to one that is not drawn, and the gap above bars."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,11 @@ class ErrorBar:
 
 @dataclass(frozen=True)
 class LayerPlot(Plot):
-    """A plot with bars below. ``longest``: the largest share, in words."""
+    """A plot with bars below."""
 
     bars: Sequence[ErrorBar]
     bar_height: float
     bar_width: float
-    longest: str
 
 
 def operator_plot(values: Sequence[Mapping[str, Any]]) -> Plot | None:
@@ -91,13 +91,12 @@ def layer_plot(layers: Sequence[Mapping[str, Any]]) -> LayerPlot | None:
     if not layers:
         return None
     points, bars = [], []
-    largest = max(layer["error_share"] for layer in layers)
     for i, layer in enumerate(layers):
         name = f"{' + '.join(layer['operators'])} {layer['module']} ({layer['node']})"
         said = f"{_text(layer['sqnr_db'])} alone, {_text(layer['accumulated_sqnr_db'])} with all in int8"
         own, all_ = (_height(layer[key], INT8_TOP_DB) for key in ("sqnr_db", "accumulated_sqnr_db"))
         points.append(Point((i + 0.5) * COLUMN, own, all_, f"{name}: {said}"))
-        height = BARS * layer["error_share"] / (largest or 1.0)
+        height = BARS * max(0.0, 1.0 + math.log10(max(layer["error_share"], 1e-9)) / DECADES)
         text = f"{name}: {100 * layer['error_share']:.1f} % of the error, {100 * layer['cost_share']:.1f} % of the cost"
         bars.append(ErrorBar(i * COLUMN + 1.0, HEIGHT + BARS + _GAP - height, height, layer["kept_float"], text))
     return LayerPlot(
@@ -108,7 +107,6 @@ def layer_plot(layers: Sequence[Mapping[str, Any]]) -> LayerPlot | None:
         bars=bars,
         bar_height=BARS + _GAP,
         bar_width=COLUMN - 2.0,
-        longest=f"{100 * largest:.1f} %",
     )
 
 
