@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,30 +97,27 @@ class Sensitivity:
     def report(self) -> dict[str, Any]:
         """In what JSON knows; the layers worst first, each with its ``place`` in the network, from 1."""
         from mobileseg import __version__
-        from mobileseg.as_json import plain
 
         places = {layer.node: place for place, layer in enumerate(self.layers, 1)}
         network = self.checkpoint
-        found: dict[str, Any] = plain(
-            {
-                "tool": {"name": "mobileseg", "version": __version__},
-                "checkpoint": {
-                    "path": network.path,
-                    "sha256": network.sha256,
-                    "architecture": network.architecture,
-                    "variant": network.variant,
-                },
-                "target": self.target,
-                "precision": PRECISION,
-                "size": self.size,
-                "calibration": {"source": self.pictures, "images": self.images, "probes": self.probes},
-                "ranges": self.ranges,
-                "units": self.units,
-                "budget": self.budget,
-                "curve": self.curve,
-            }
-        )
-        return {**found, "layers": [{"place": places[item.node], **plain(item)} for item in self.worst_first]}
+        return {
+            "tool": {"name": "mobileseg", "version": __version__},
+            "checkpoint": {
+                "path": network.path.as_posix(),
+                "sha256": network.sha256,
+                "architecture": network.architecture,
+                "variant": network.variant,
+            },
+            "target": self.target,
+            "precision": PRECISION,
+            "size": self.size,
+            "calibration": {"source": self.pictures, "images": self.images, "probes": self.probes},
+            "ranges": self.ranges,
+            "units": self.units,
+            "budget": asdict(self.budget),
+            "curve": [asdict(step) for step in self.curve],
+            "layers": [{"place": places[layer.node], **asdict(layer)} for layer in self.worst_first],
+        }
 
 
 def sensitivity(
