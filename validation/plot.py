@@ -15,7 +15,7 @@ STEPS_DB = (0, 20, 40, 60, 80, 100, 120)
 INT8_TOP_DB, INT8_STEPS_DB = 60.0, (0, 10, 20, 30, 40, 50)
 """The same of values in int8."""
 
-BARS, DECADES, _GAP = 60.0, 4, 12.0
+BARS, DECADES, _GAP = 60.0, 6, 12.0
 """Height of a bar that is all of the error, the decades down to one that is not drawn, and the gap above bars."""
 
 

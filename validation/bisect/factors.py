@@ -25,9 +25,9 @@ def factors(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> NDArr
     shape = expected.shape
     lead = (1, *shape[1:-2], 1, 1) if len(shape) > 3 else (1,) * len(shape)
     rows = (shape[0], math.prod(lead), -1) if len(shape) > 3 else (1, 1, -1)
+    inside = np.where(_inside(actual), expected, 0.0).reshape(rows)
     product, power = (
-        np.einsum("ncp,ncp->c", expected.reshape(rows), other.reshape(rows), dtype=np.float64)
-        for other in (actual, expected)
+        np.einsum("ncp,ncp->c", inside, other.reshape(rows), dtype=np.float64) for other in (actual, inside)
     )
     return _nearest(product, power).astype(np.float32).reshape(lead)
 
@@ -43,8 +43,16 @@ def factors_of(
     channels: NDArray[np.int64], expected: NDArray[np.float64], actual: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """`factors` from samples of both, ``channels`` of each: the factor of each sample."""
-    product, power = (np.bincount(channels, expected * other) for other in (actual, expected))
+    inside = np.where(_inside(actual), expected, 0.0)
+    product, power = (np.bincount(channels, inside * other) for other in (actual, inside))
     return _nearest(product, power)[channels]
+
+
+def _inside(actual: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a value is not at an end of its range, nor zero: there a limit (a ReLU taken in, saturation) may have cut
+    off what would tell another factor."""
+    inside: NDArray[np.bool_] = (actual != 0.0) & (actual != actual.max()) & (actual != actual.min())
+    return inside
 
 
 def _nearest(product: NDArray[Any], power: NDArray[Any]) -> NDArray[np.float64]:

@@ -25,9 +25,16 @@ def test_powers_of_two_are_told_through_rounding(shape: tuple[int, ...]) -> None
 
 
 def test_no_other_factor_is_undone() -> None:
-    expected = np.ones((1, 4, 2, 2), np.float32)
+    expected = np.arange(1.0, 33.0, dtype=np.float32).reshape(1, 4, 2, 4)
     actual = expected * np.array([3.0, 1.3, 0.0, 1000.0], np.float32)[:, None, None]
     np.testing.assert_array_equal(factors(expected, actual).reshape(-1), [4.0, 1.0, 1.0, 16.0])
+
+
+def test_what_a_limit_cut_off_says_nothing() -> None:
+    """Of a ReLU, mostly negative numbers in front of it; and of a range that ends early."""
+    expected = np.random.default_rng(0).normal(-1.0, 1.0, (1, 4, 30, 30)).astype(np.float32)
+    actual = np.clip(expected * np.array([1.0, 2.0, 4.0, 8.0], np.float32)[:, None, None], 0.0, 4.0)
+    assert factors(expected, actual).reshape(-1).tolist() == [1.0, 2.0, 4.0, 8.0]
 
 
 def test_channels_of_zeros_and_of_what_is_no_number_stay() -> None:
@@ -37,6 +44,6 @@ def test_channels_of_zeros_and_of_what_is_no_number_stay() -> None:
 
 
 def test_what_has_no_channels_has_one_factor() -> None:
-    expected = np.arange(1.0, 7.0, dtype=np.float32).reshape(2, 3)
+    expected = np.arange(-3.0, 3.0, dtype=np.float32).reshape(2, 3)
     assert factors(expected, 2 * expected).tolist() == [[2.0]]
     assert channel_at(np.arange(6), (2, 3)).tolist() == [0] * 6
