@@ -33,8 +33,8 @@ class LayerError:
     """One unit: an operator and what moves its numbers. ``module``: its path in the network, empty for what is outside
     (preprocessing); ``node``: of the rewritten program; ``operators``: those that compute.
 
-    ``error``: the logits' squared error, relative to their squares, where this unit alone is in int8, and
-    ``error_share``: of the sum over all. ``cost_share``: of the network's computation. ``sqnr_db``: of its result,
+    ``flips``: share of pixels that change class where this unit alone is in int8; ``error_share``: of the squares of
+    these, over all units. ``cost_share``: of the network's computation. ``sqnr_db``: of its result,
     rounded, where this unit alone is in int8; ``accumulated_sqnr_db``: where all are. ``rank``: its place, from 1, in
     the order in which units are kept in float. ``kept_float``: the budget wants it in float.
     """
@@ -42,7 +42,7 @@ class LayerError:
     module: str
     node: str
     operators: tuple[str, ...]
-    error: float
+    flips: float
     error_share: float
     cost_share: float
     sqnr_db: Decibels
@@ -91,8 +91,8 @@ class Sensitivity:
 
     @property
     def worst_first(self) -> tuple[LayerError, ...]:
-        """By the error that each makes alone."""
-        return tuple(sorted(self.layers, key=lambda layer: -layer.error))
+        """By the pixels that each alone makes change class."""
+        return tuple(sorted(self.layers, key=lambda layer: -layer.error_share))
 
     @property
     def report(self) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def _layer(unit: Unit, prefix: str, total: float, kept: int) -> LayerError:
         module=f"{module_of(unit.first)}.".removeprefix(prefix).rstrip("."),
         node=unit.first.name,
         operators=unit.operators,
-        error=unit.error,
+        flips=unit.flips,
         error_share=unit.error / total,
         cost_share=unit.cost,
         sqnr_db=as_plain(unit.own_db),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mobileseg.quantization.program.simulate import Observer, Simulator, first_result
+from mobileseg.quantization.program.simulate import Observer, Simulator, classes, first_result
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class Judge:
         with torch.no_grad():
             for number, picture in enumerate(pictures):
                 result = first_result(exact.run(picture))
-                self._exact.append(_classes(result))
+                self._exact.append(classes(result))
                 self._score(self._scores, number, result)
 
     def effect(self, plan: Plan) -> Effect:
@@ -62,7 +62,7 @@ class Judge:
         with torch.no_grad():
             for number, (picture, exact) in enumerate(zip(self.pictures, self._exact, strict=True)):
                 result = first_result(simulated.run(picture))
-                equal += int((_classes(result) == exact).sum())
+                equal += int((classes(result) == exact).sum())
                 total += exact.numel()
                 self._score(scores, number, result)
         drop = 100.0 * (self._scores.miou - scores.miou) if self._labels else None
@@ -72,10 +72,6 @@ class Judge:
         if self._labels:
             labels = self._labels[number]
             scores.add(labels, _at_size(result, labels.shape[:2]), self._void)
-
-
-def _classes(result: Tensor) -> Tensor:
-    return result.argmax(1) if result.is_floating_point() else result
 
 
 def _at_size(result: Tensor, size: Sequence[int]) -> NDArray[np.int64]:

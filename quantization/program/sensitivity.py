@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mobileseg.quantization.program.plan import Plan
-from mobileseg.quantization.program.simulate import Simulator, first_result, rounded_weights
+from mobileseg.quantization.program.simulate import Simulator, classes, first_result, rounded_weights
 from mobileseg.quantization.program.values import units_of
 
 if TYPE_CHECKING:
@@ -21,12 +21,28 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
 
+UNSEEN = 1e-12
+"""How much an error of the logits counts beside changed classes: as much as one pixel of a million, if it is as large
+as they are."""
+
+
 @dataclass(frozen=True)
 class Sensitivity:
-    """One unit's ``error``: the logits' squared error, relative to their squares, where it alone is in int8."""
+    """What one unit does where it alone is in int8. ``flips``: share of pixels, 0 to 1, that change class."""
 
     unit: tuple[Node, ...]
-    error: float
+    flips: float
+    logits: float = 0.0
+    """The logits' squared error, relative to their squares."""
+
+    @property
+    def error(self) -> float:
+        """The square of ``flips``: of errors that do not know of each other the squares add up. Units of like flips,
+        which are none on a small picture, are told apart by their logits' error.
+
+        The logits' own error would not do: it has few pixels change where it is alike in all classes, which that of
+        the layers before is in part and that of the logits' own rounding is not."""
+        return self.flips**2 + UNSEEN * self.logits
 
 
 def sensitivities(
@@ -40,20 +56,23 @@ def sensitivities(
     ``progress``: called with the evaluations done, and all.
     """
     units, weights = list(units_of(plan.values, module)), rounded_weights(module, plan)
-    errors = [0.0] * len(units)
+    flips, errors = [0.0] * len(units), [0.0] * len(units)
     with torch.no_grad():
         for number, picture in enumerate(pictures):
             base = Stepper(module, nothing(plan), weights={})
             reference = base.result(picture)
+            exact = classes(reference)
             energy = max(float(reference.double().square().sum()), torch.finfo(torch.float32).tiny)
             base.start(picture)
             for place, unit in enumerate(units):
                 found = alone(module, plan, units, place, weights).resume(base, unit[0])
+                flips[place] += float((classes(found) != exact).double().mean())
                 errors[place] += float((found - reference).double().square().sum()) / energy
                 base.advance(unit)
                 if progress is not None:
                     progress(number * len(units) + place + 1, len(units) * len(pictures))
-    return [Sensitivity(unit, error / max(1, len(pictures))) for unit, error in zip(units, errors, strict=True)]
+    count = max(1, len(pictures))
+    return [Sensitivity(u, f / count, e / count) for u, f, e in zip(units, flips, errors, strict=True)]
 
 
 def nothing(plan: Plan) -> Plan:

@@ -107,6 +107,11 @@ def rounded(value: Tensor, scale: Params) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(value, scale.scale, scale.zero_point, LEAST, GREATEST)
 
 
+def classes(result: Tensor) -> Tensor:
+    """(N, H, W) of a result: its greatest logits', or the class map that it is."""
+    return result.argmax(1) if result.is_floating_point() else result
+
+
 def first_result(result: Any) -> Tensor:
     """What a program returns, which may be in a tuple."""
     found: Tensor = result if isinstance(result, Tensor) else result[0]

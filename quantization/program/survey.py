@@ -41,13 +41,14 @@ CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 class Unit:
     """One unit. ``first``: its first operator that computes; ``operators``: the names of all that do.
 
-    ``error``: the logits' squared error, relative to their squares, where it alone is in int8; ``cost``: of its
-    computation, as a share of all, 0 to 1. ``own_db``: SQNR of its rounded value where it alone is in int8;
-    ``accumulated_db``: where all are. ``rank``: its place, from 0, in the order in which units are kept in float.
+    ``flips``, ``error``: of `Sensitivity`. ``cost``: of its computation, as a share of all, 0 to 1. ``own_db``: SQNR of
+    its rounded value where it alone is in int8; ``accumulated_db``: where all are. ``rank``: its place, from 0, in the
+    order in which units are kept in float.
     """
 
     first: Node
     operators: tuple[str, ...]
+    flips: float
     error: float
     cost: float
     own_db: float
@@ -105,6 +106,7 @@ def survey(
         Unit(
             first=_computing(plan.values, item.unit)[0],
             operators=tuple(name_of(n) for n in _computing(plan.values, item.unit)),
+            flips=item.flips,
             error=item.error,
             cost=cost(module, item.unit) / total,
             own_db=noises[end].own_db,

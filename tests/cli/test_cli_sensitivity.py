@@ -31,7 +31,7 @@ def test_layers_worst_first_and_what_to_keep_in_float(run: Any, tmp_path: Path) 
     report = json.loads(written.read_text())
     layers = report["layers"]
     assert f"... and {len(layers) - 3} more (--top; --json lists all)." in ended.out
-    errors = [layer["error"] for layer in layers]
+    errors = [layer["error_share"] for layer in layers]
     assert errors == sorted(errors, reverse=True)
     assert sum(layer["error_share"] for layer in layers) == pytest.approx(1.0)
     assert sum(layer["kept_float"] for layer in layers) == report["budget"]["kept"]["units"] >= 1

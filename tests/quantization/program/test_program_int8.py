@@ -53,9 +53,10 @@ def simulated(module: Any, plan: Plan, picture: torch.Tensor) -> dict[str, torch
     return kept
 
 
-def coarse(plan: Plan) -> Plan:
-    """Ranges sixteen times as wide: four bits are left, and pixels change their class."""
-    return plan_for(plan.values, {n: (16 * low, 16 * high) for n, (low, high) in plan.ranges.items()})
+def spoiled(plan: Plan, node: Any) -> Plan:
+    """The plan with next to no levels for one value."""
+    low, high = plan.ranges[node]
+    return plan_for(plan.values, {**plan.ranges, node: (200 * low, 200 * high)})
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -159,7 +160,7 @@ def test_each_units_error_is_that_of_it_alone(rewritten: Any, pictures: Any) -> 
     alone = Plan(planned.plan.values, {}, {n: planned.plan.scales[n] for n in ends}, others)
     weights = {n: w for n, w in rounded_weights(module, planned.plan).items() if n in last.unit}
     assert weights
-    expected = 0.0
+    expected = flips = 0.0
     with torch.no_grad():
         for picture in chosen:
             exact, found = (
@@ -167,7 +168,10 @@ def test_each_units_error_is_that_of_it_alone(rewritten: Any, pictures: Any) -> 
                 first_result(Simulator(module, alone, weights=weights).run(picture)),
             )
             expected += float((found - exact).square().sum() / exact.square().sum()) / 2
-    assert last.error == pytest.approx(expected, rel=1e-3)
+            flips += float((found.argmax(1) != exact.argmax(1)).double().mean()) / 2
+    assert last.flips == flips
+    assert last.logits == pytest.approx(expected, rel=1e-3)
+    assert last.error == pytest.approx(flips**2, abs=1e-10)
     assert last.error > 0.0
 
 
@@ -175,13 +179,17 @@ def test_the_search_keeps_in_float_what_the_budget_needs_and_nothing_without_nee
     rewritten: Any, pictures: Any
 ) -> None:
     module = rewritten()
-    plan = coarse(plan_program(module, pictures, ALL_INT8).plan)
+    planned = plan_program(module, pictures, ALL_INT8).plan
+    worst = planned.values.rounded[-1]  # no int8 operator reads it, so that in float nothing rounds it
+    plan = spoiled(planned, worst)
     probes = inputs(module, pictures)
     idle = search(module, plan, probes, at_least=0.0)
     assert (idle.kept, idle.errors, idle.cost) == ((), (), 0.0)
-    wanted = (1.0 + idle.int8) / 2
+    wanted = (agreement(module, planned, probes) + idle.int8) / 2
+    assert wanted > idle.int8
     found = search(module, plan, probes, at_least=wanted)
-    assert found.kept
+    assert found.held
+    assert [worst in item.unit for item in found.kept] == [True]
     assert found.agreement > idle.int8
     assert found.agreement == agreement(module, found.plan, probes)
     assert 0.0 < found.cost < 1.0
