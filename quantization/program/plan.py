@@ -135,10 +135,10 @@ def _is_only_float(values: Values, node: Node, floats: frozenset[Node]) -> bool:
         return False
     if node.op != "placeholder" and node not in floats:
         return False
-    return all(reader in floats for reader in _readers(values, node))
+    return all(reader in floats for reader in readers_of(values, node))
 
 
-def _readers(values: Values, node: Node) -> list[Node]:
+def readers_of(values: Values, node: Node) -> list[Node]:
     """The operators that read a value's numbers, wherever those are moved."""
     found, waiting, seen = [], [node], {node}
     while waiting:

@@ -1,7 +1,7 @@
 """Which operators to keep in float, where int8 throughout misses its budget.
 
-Units are ordered by the error that each makes alone (`sensitivity`), for what its computation costs. Of the first k in
-float, the least k is looked for by bisection whose plan meets the budget on the pictures.
+Units are ordered by the error that each makes alone (`sensitivity`), for what computing it, and what reads it, costs
+(`order`). Of the first k in float, the least k is looked for by bisection whose plan meets the budget on the pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mobileseg.quantization.program.judge import Effect, Judge
+from mobileseg.quantization.program.order import freeing_order
 from mobileseg.quantization.program.plan import plan_for
 from mobileseg.quantization.program.sensitivity import Sensitivity, sensitivities
 from mobileseg.quantization.program.values import CONVOLUTIONS, constant, name_of, weight_axis
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
     from mobileseg.quantization.program.plan import Plan
+    from mobileseg.quantization.program.values import Values
 
 MACS_AN_ELEMENT = 12
 """Multiply-accumulates that XNNPACK does in the time in which an addition writes one number: 50 G a second, at 53 GB a
@@ -117,7 +119,7 @@ def fewest_float(
 
     ``errors``: of all units; ``whole``: what int8 throughout does, which is one of the ``evaluations``.
     """
-    order = ranked(module, errors)
+    order = ranked(module, plan.values, errors)
     least, most = 0, largest(len(order))
     plans = {0: (plan, whole), most: with_float(plan, order[:most], judge)}
     expected = min(evaluations, len(plans) + math.ceil(math.log2(most)) + 1)
@@ -143,9 +145,11 @@ def fewest_float(
     )
 
 
-def ranked(module: GraphModule, errors: Iterable[Sensitivity]) -> list[Sensitivity]:
-    """In the order in which units are kept in float: by their error for what they cost."""
-    return sorted(errors, key=lambda item: -item.error / cost(module, item.unit))
+def ranked(module: GraphModule, values: Values, errors: Sequence[Sensitivity]) -> list[Sensitivity]:
+    """In the order in which units are kept in float (`order`). ``errors``: of all units, in the program's order."""
+    costs = [cost(module, item.unit) for item in errors]
+    numbers = freeing_order(values, [item.unit for item in errors], [item.error for item in errors], costs)
+    return [errors[number] for number in numbers]
 
 
 def largest(units: int) -> int:

@@ -95,7 +95,7 @@ def survey(
         searched = Searched(plan, share, share, (), 0.0, tuple(errors), {0: share}, whole.miou_drop)
     else:
         searched = fewest_float(module, plan, judge, errors, whole, budget, evaluations)
-    order = ranked(module, errors)
+    order = ranked(module, plan.values, errors)
     tried = dict(searched.tried)
     for count in (c for c in CURVE if c <= largest(len(order)) and c not in tried):
         tried[count] = with_float(plan, order[:count], judge)[1].agreement

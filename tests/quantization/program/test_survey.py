@@ -81,7 +81,7 @@ def test_the_curve_is_what_keeping_the_first_in_float_gives(
 ) -> None:
     assert [step.units for step in found.curve][:3] == [0, 1, 2]
     assert found.curve[0].agreement == agreement(module, plan, probes)
-    order = ranked(module, found.searched.errors)
+    order = ranked(module, plan.values, found.searched.errors)
     assert found.curve[2].agreement == with_float(plan, order[:2], Judge(module, probes))[1].agreement
     kept = next(step for step in found.curve if step.units == len(found.searched.kept))
     assert (kept.agreement, kept.cost) == (found.searched.agreement, pytest.approx(found.searched.cost))
