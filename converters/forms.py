@@ -118,6 +118,9 @@ def _of_halves(forms: Forms) -> Forms:
 TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "fp32"): _TFLITE,
     ("tflite", "fp16"): _of_halves(_TFLITE),
+    # Rounded weights compute as float ones do, or in convolutions alone.
+    ("tflite", "w8"): _TFLITE,
+    ("tflite", "dynamic"): _TFLITE,
     # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs. Matrix
     # products of two tensors and average pooling run on no fast kernel either, linear layers and convolutions do. The
     # parts of a concatenation share a scale, so that gains and offsets behind it, which make their ranges alike, go in
@@ -133,6 +136,8 @@ TABLE: dict[tuple[str, str], Forms] = {
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _of_halves(_ONNX),
     ("onnx", "int8"): _ONNX,
+    ("onnx", "w8"): _ONNX,
+    ("onnx", "dynamic"): _ONNX,
     ("coreml", "fp32"): _COREML,
     # Compressed weights are made from the fp16 file, and compute as it does.
     **{

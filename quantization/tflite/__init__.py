@@ -1,10 +1,11 @@
-"""Static int8 for .tflite files."""
+"""int8 for .tflite files: of weights and activations, or of weights alone."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mobileseg.quantization.tflite.static import QuantizedModel, quantize_planned, quantize_static
+from mobileseg.quantization.tflite.weights import compress_weights
 from mobileseg.types import Quantized
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from mobileseg.quantization.program import Planned
 
-__all__ = ["QuantizedModel", "quantize_file", "quantize_planned", "quantize_static"]
+__all__ = ["QuantizedModel", "compress_weights", "quantize_file", "quantize_planned", "quantize_static"]
 
 
 def quantize_file(path: Path, precision: str, planned: Planned) -> Quantized:
