@@ -142,7 +142,7 @@ TABLE: dict[tuple[str, str], Forms] = {
     # Compressed weights are made from the fp16 file, and compute as it does.
     **{
         ("coreml", precision): _of_halves(_COREML)
-        for precision in ("fp16", "int8", "w8", "palette4", "palette6", "palette8")
+        for precision in ("fp16", "int8", "w8", "w4", "palette4", "palette6", "palette8")
     },
     ("executorch", "fp32"): _XNNPACK,
     ("executorch", "fp16"): _of_halves(_XNNPACK),

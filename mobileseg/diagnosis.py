@@ -106,7 +106,7 @@ def doctor(
     chosen = check_size(network, size or network.size)
     if "all" in (to.split(",") if isinstance(to, str) else to):
         targets = [target for target in targets if precision in target.precisions]
-    own = options_by_target(targets, options or {})
+    own = options_by_target(targets, options or {}, precision)
     return Diagnosis(backends, others, network, chosen, prospects(network, chosen, targets, precision, own))
 
 

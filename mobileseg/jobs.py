@@ -97,7 +97,7 @@ def prepare(
         output_size=output_size,  # type: ignore[arg-type]  # checked above
         raw_input=raw_input,
         output=Path(output),
-        options=options_by_target(targets, options),
+        options=options_by_target(targets, options, precision),
         workers=workers,
         gates=gates or GateLimits(),
         calibration=Path(calibration) if calibration is not None else None,
@@ -109,10 +109,13 @@ def prepare(
     )
 
 
-def options_by_target(targets: Sequence[Target], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def options_by_target(
+    targets: Sequence[Target], options: Mapping[str, Any], precision: str
+) -> dict[str, dict[str, Any]]:
     """Each target's own of the options that were given a value.
 
-    Raises `OptionError` for one that none of the targets has, or a value that its target cannot honour.
+    Raises `OptionError` for one that none of the targets has, or a value that its target cannot honour in that
+    precision.
     """
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
@@ -126,7 +129,7 @@ def options_by_target(targets: Sequence[Target], options: Mapping[str, Any]) -> 
             )
     own = {t.name: {n: v for n, v in given.items() if n in t.options} for t in targets}
     for target in targets:
-        target.check(own[target.name])
+        target.check(own[target.name], precision)
     return own
 
 

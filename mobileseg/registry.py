@@ -47,6 +47,7 @@ QUANTIZERS = {
         ("coreml", precision): Recipe("fp16", False, "mobileseg.quantization.coreml:compress_weights")
         for precision in ("w8", "palette4", "palette6", "palette8")
     },
+    ("coreml", "w4"): Recipe("w4", False, "mobileseg.quantization.coreml:compress_weights"),
     **{
         (name, precision): Recipe("fp32", False, f"mobileseg.quantization.{name}:compress_weights")
         for name in ("tflite", "onnx")
@@ -60,6 +61,7 @@ PRECISIONS = {
     "int8": "weights and activations in 8-bit integers, ranges from calibration pictures",
     "w8": "weights in 8-bit integers; activations in floating point (Core ML: 16-bit)",
     "dynamic": "weights in 8-bit integers; what convolutions read is rounded to 8 bits as the file runs",
+    "w4": "weights in 4-bit integers, a scale for each block; activations in 16-bit floating point",
     "palette4": "weights as 4-bit indices into palettes; activations in 16-bit floating point",
     "palette6": "weights as 6-bit indices into palettes; activations in 16-bit floating point",
     "palette8": "weights as 8-bit indices into palettes; activations in 16-bit floating point",

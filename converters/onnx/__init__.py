@@ -21,7 +21,7 @@ def _lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     lower(rewritten, lowering, path)
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def _check(options: Mapping[str, Any], precision: str) -> None:
     from mobileseg.converters.onnx.lower import opset_of
 
     opset_of(options)

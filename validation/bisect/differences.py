@@ -19,6 +19,7 @@ TOLERANCE_DB = {
     "int8": 20.0,
     "w8": 25.0,
     "dynamic": 20.0,
+    "w4": 10.0,
     "palette8": 25.0,
     "palette6": 15.0,
     "palette4": 4.0,
