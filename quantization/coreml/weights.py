@@ -26,9 +26,9 @@ LEARNED = ("conv", "conv_transpose", "linear")
 """Operators whose ``weight`` is compressed. Matrices that a rewriting made are no learned weights."""
 
 BLOCK = 32
-"""How many 4-bit weights, about, share scale and zero point, which take 0.6 bits of each then. Of a convolution they are
-those of one output channel and of neighbouring input channels, at all places of the window. Of ENet's weights 22.4 dB
-are left then; symmetrically with 0.5 bits 20.6 dB, with 64 in a block 21.7 dB."""
+"""How many 4-bit weights, about, share scale and zero point, which take 0.6 bits of each then. Of a convolution they
+are those of one output channel and of neighbouring input channels, at all places of the window. Of ENet's weights
+22.4 dB are left then; symmetrically, with 0.5 bits, 20.6 dB; with 64 in a block 21.7 dB."""
 
 _STEPS = {"w8": 127, "w4": 7}
 _OUTPUT_AXIS = {"conv_transpose": 1}
@@ -37,10 +37,10 @@ _OUTPUT_AXIS = {"conv_transpose": 1}
 def compress_weights(path: Path, precision: str, planned: None = None) -> Quantized:
     """Compress the weights of the float16 package at ``path`` in place; its metadata and tensors stay as they are.
 
-    ``precision``: ``"w8"`` (int8, symmetric, one scale per output channel), ``"w4"`` (int4, one scale and zero
-    point per `BLOCK`; of a package for iOS 18 or later), ``"palette4"``, ``"palette6"``, ``"palette8"`` (one palette a weight).
-    ``planned``: there is no plan of activations. Raises `OptionError` for another precision, `UsageError` for a file
-    that is no package, `MissingExtraError` without coremltools.
+    ``precision``: ``"w8"`` (int8, symmetric, one scale per output channel), ``"w4"`` (int4, one scale and zero point
+    per `BLOCK`; of a package for iOS 18 or later), ``"palette4"``, ``"palette6"``, ``"palette8"`` (one palette a
+    weight). ``planned``: there is no plan of activations. Raises `OptionError` for another precision, `UsageError` for
+    a file that is no package, `MissingExtraError` without coremltools.
     """
     if precision not in _SCHEMES:
         raise unknown_option("compression of Core ML weights", precision, _SCHEMES)
