@@ -77,7 +77,7 @@ def prepare(
     for name, number in counts.items():
         if number is not None and number < 1:
             raise OptionError(f"{name} must be at least 1; got {number}.")
-    calibrated = any(r.planned for (_, p), r in registry.QUANTIZERS.items() if p == precision)
+    calibrated = any(r.calibrated for (_, p), r in registry.QUANTIZERS.items() if p == precision)
     if calibrated and calibration is None and not demo:
         raise UsageError(
             f"{precision} needs pictures like those your network was trained on, to measure the ranges of its "

@@ -158,7 +158,8 @@ def write(
         target.lower(rewritten, replace(lowering, precision=recipe.base if recipe else precision), path)
     if recipe is not None and recipe.function is not None:
         with stage(f"Quantize {target.name}"):
-            found: Quantized = registry.function(recipe.function)(path, precision, planned)
+            given = calibration.pictures if recipe.observed else planned
+            found: Quantized = registry.function(recipe.function)(path, precision, given)
             return found
     if planned is not None:
         return Quantized(planned.words, planned.kept_float)

@@ -40,6 +40,7 @@ DEVICES = {"qemu-arm64": "mobileseg.validation.devices.qemu_arm64"}
 # (target, precision) -> how a file of that precision is made from one that the target lowers.
 QUANTIZERS = {
     ("tflite", "int8"): Recipe("fp32", True, "mobileseg.quantization.tflite:quantize_file"),
+    ("tflite", "w8a16"): Recipe("fp32", False, "mobileseg.quantization.tflite:quantize_observed", observed=True),
     ("onnx", "int8"): Recipe("fp32", True, None),
     ("executorch", "int8"): Recipe("fp32", True, None),
     ("coreml", "int8"): Recipe("int8", True, None, "mobileseg.quantization.coreml.values:values_for_core_ml"),
@@ -59,6 +60,7 @@ PRECISIONS = {
     "fp32": "weights and activations in 32-bit floating point",
     "fp16": "weights in 16-bit floating point; activations in 16 bit where the runtime computes so",
     "int8": "weights and activations in 8-bit integers, ranges from calibration pictures",
+    "w8a16": "weights in 8-bit, activations in 16-bit integers, ranges from calibration pictures",
     "w8": "weights in 8-bit integers; activations in floating point (Core ML: 16-bit)",
     "dynamic": "weights in 8-bit integers; what convolutions read is rounded to 8 bits as the file runs",
     "w4": "weights in 4-bit integers, a scale for each block; activations in 16-bit floating point",
@@ -138,7 +140,8 @@ def function(name: str) -> Any:
 
     `Recipe.function`: ``(path, precision, planned) -> Quantized``, which rewrites the file in place. ``path``: the file
     of the recipe's base precision; ``planned``: its program's int8 plan (`mobileseg.quantization.program.Planned`), if
-    the recipe makes one. `Recipe.values`: ``Values -> Values``.
+    the recipe makes one, or what gives the calibration pictures, if it observes them. `Recipe.values`: ``Values ->
+    Values``.
     """
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
