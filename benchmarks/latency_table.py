@@ -17,7 +17,6 @@ import json
 import os
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import stock_tools
 import torch
-from torch import nn
-from variations import floor, loadable
+from variations import floor
 
 from mobileseg import convert, load_checkpoint
 from mobileseg.mobile_assets.demo import DEMO
@@ -93,38 +92,6 @@ def executorch(path: Path) -> Invoke:
 RUNTIMES = {".tflite": tflite, ".onnx": onnx, ".pte": executorch}
 
 
-# The stock tools, by target
-
-
-def stock_tflite(network: nn.Module, picture: torch.Tensor, path: Path) -> None:
-    import litert_torch
-
-    changed = loadable(network, picture)
-    for module in changed.modules():
-        # An exported graph refuses eval().
-        module.training = False
-    litert_torch.convert(changed, (picture,)).export(str(path))
-
-
-def stock_onnx(network: nn.Module, picture: torch.Tensor, path: Path) -> None:
-    torch.onnx.export(network, (picture,), path, dynamo=True, external_data=False, verbose=False)
-
-
-def stock_executorch(network: nn.Module, picture: torch.Tensor, path: Path) -> None:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    exported = torch.export.export(network, (picture,))
-    path.write_bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
-
-
-STOCK = {
-    "tflite": (".tflite", stock_tflite),
-    "onnx": (".onnx", stock_onnx),
-    "executorch": (".pte", stock_executorch),
-}
-
-
 def subjects(checkpoint: Path | None, loaded: Checkpoint, size: Size, options: argparse.Namespace) -> Iterator[Subject]:
     folder = options.output / f"{size[0]}x{size[1]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +101,6 @@ def subjects(checkpoint: Path | None, loaded: Checkpoint, size: Size, options: a
     yield Subject("torch", "fp32", "eager", torch.inference_mode()(lambda: network(picture)))
     for precision in options.precisions.split(","):
         given = {**common, **(calibration if precision == "int8" else {}), "precision": precision}
-        given["to"] = [name for name in given["to"] if precision != "int8" or name == "tflite"]
         for who, more in (
             ("ours", {"checkpoint": checkpoint, "variant": options.variant}),
             ("floor", {"model": floor(network, picture), "raw_input": True}),
@@ -148,16 +114,10 @@ def subjects(checkpoint: Path | None, loaded: Checkpoint, size: Size, options: a
                 path = item.artifact.path
                 yield Subject(item.artifact.target, precision, who, RUNTIMES[path.suffix](path))
     for target in common["to"] if "stock" in options.who.split(",") else ():
-        suffix, write = STOCK[target]
-        path = folder / f"stock{suffix}"
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                write(network, picture, path)
-                yield Subject(target, "fp32", "stock", RUNTIMES[suffix](path))
-        # What the stock tools refuse, and the runtimes of what they wrote.
-        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            print(f"stock {target}: {type(error).__name__}: {str(error)[:200]}", flush=True)
+        path = folder / f"stock{stock_tools.SUFFIXES[target]}"
+        with stock_tools.refused(target):
+            stock_tools.write(target, "fp32", network, [picture], path)
+            yield Subject(target, "fp32", "stock", RUNTIMES[path.suffix](path))
 
 
 def measured(found: list[Subject], rounds: int, seconds: float) -> list[list[float]]:

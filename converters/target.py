@@ -37,9 +37,10 @@ class Target:
     ``modules``: the Python packages it needs, ``extra``: the extra that brings them. ``forbidden``: ATen operators
     that must not be left.
 
-    ``options`` are the names in `Lowering.options` that are this target's own; ``check`` raises `OptionError` for
-    values of them that it cannot honour in a precision. ``label`` is what a choice of options adds to the file's name
-    (a delegate that is not the default one); such a choice is a backend of its own in `converters.forms.TABLE`.
+    ``options`` are the names in `Lowering.options` that are this target's own, ``only``: the precisions that some of
+    them are for; ``check`` raises `OptionError` for values of them that it cannot honour in a precision. ``label`` is
+    what a choice of options adds to the file's name (a delegate that is not the default one); such a choice is a
+    backend of its own in `converters.forms.TABLE`.
     ``companions`` are the suffixes of files that ``lower`` may write beside the file, under its name.
     ``widens``: ``lower`` heeds `Lowering.float32_share`.
     """
@@ -53,6 +54,7 @@ class Target:
     forbidden: frozenset[str]
     lower: Callable[[RewrittenProgram, Lowering, Path], None]
     options: tuple[str, ...] = ()
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     check: Callable[[Mapping[str, Any], str], None] = lambda options, precision: None
     label: Callable[[Mapping[str, Any]], str] = lambda options: ""
     companions: tuple[str, ...] = ()

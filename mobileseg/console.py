@@ -20,6 +20,7 @@ from mobileseg.texts import (
     class_rows,
     converted_row,
     costliest_rows,
+    count_of_text,
     delegate_text,
     duration_text,
     fault_text,
@@ -29,6 +30,7 @@ from mobileseg.texts import (
     layer_row,
     measured_rows,
     metadata_text,
+    oldest_runtime_facts,
     operator_rows,
     parity_facts,
     peak_text,
@@ -40,12 +42,14 @@ from mobileseg.texts import (
     unknown_texts,
     work_text,
 )
+from mobileseg.texts_int8 import class_texts, int8_texts
 from mobileseg.types import NotRun
 
 if TYPE_CHECKING:
     from mobileseg.diagnosis import Diagnosis
     from mobileseg.inspection import CheckpointSummary
     from mobileseg.listing import Listing
+    from mobileseg.making import Count
     from mobileseg.prediction import Prediction
     from mobileseg.proving import Validation
     from mobileseg.types import Checkpoint, ConvertResult, Notice, Size
@@ -65,7 +69,8 @@ _STEP, _MANY = 10, 100
 
 @dataclass
 class _Counted:
-    """Pictures of one file or folder. ``begun``: when ``first`` of them were done; ``shown``: the last number told."""
+    """Pictures of one file or folder, or what a stage counts. ``begun``: when ``first`` of them were done; ``shown``:
+    the last number told."""
 
     begun: float
     first: int
@@ -88,21 +93,22 @@ class Screen:
         self.counted: dict[Path, _Counted] = {}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """The stage's name with the time it takes: moving on a terminal, else a line when it begins and one when it
-        has ended. Several may run at once, each in a thread of its own."""
+    def stage(self, name: str) -> Iterator[Count | None]:
+        """The stage's name with the time it takes: moving on a terminal, with what it counts, else a line when it
+        begins and one when it has ended. Several may run at once, each in a thread of its own."""
         start = time.perf_counter()
         if self.console.is_terminal and not self.console.quiet:
-            with self.moving(name):
-                yield
+            with self.moving(name) as count:
+                yield count
         else:
             self.console.print(f"{name} ...", soft_wrap=True)
-            yield
+            yield None
         self.console.print(f"{name}: {time.perf_counter() - start:.1f} s", soft_wrap=True)
 
     @contextmanager
-    def moving(self, name: str) -> Iterator[None]:
+    def moving(self, name: str) -> Iterator[Count]:
         """A line that moves, below those of other stages: a terminal has one display, which they share."""
+        counted: dict[str, _Counted] = {}
         with self.lock:
             if self.running is None:
                 columns = SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
@@ -111,8 +117,15 @@ class Screen:
                 )
                 self.running.start()
             progress, line = self.running, self.running.add_task(name, total=None)
+
+        def count(what: str, done: int, total: int) -> None:
+            now = time.perf_counter()
+            left = counted.setdefault(what, _Counted(now, done)).left(now, done, total or None)
+            with self.lock:
+                progress.update(line, description=f"{name}: {count_of_text(what, done, total, left)}")
+
         try:
-            yield
+            yield count
         finally:
             with self.lock:
                 progress.remove_task(line)
@@ -179,12 +192,16 @@ class Screen:
                 self.console.print(f"{file.artifact.path.name} is {recipe}.", soft_wrap=True)
             for gate in (g for g in parity["gates"] if not g["passed"]):
                 self.console.print(f"Gate not met by {file.artifact.path.name}: {gate_text(gate)}.", soft_wrap=True)
+        for line in (line for file in files for line in int8_texts(file)):
+            self.console.print(line)
 
     def validated(self, found: Validation) -> None:
         """What was measured of one file, class by class, and which gates were met."""
         parity = found.report["parity"]
         self.facts(parity_facts(found.report))
         self.table(("Class", "IoU of file and reference", "Change of IoU"), class_rows(parity))
+        for line in class_texts(parity, Path(found.report["artifact"]["path"]).name):
+            self.console.print(line)
         for gate in parity["gates"]:
             self.console.print(f"{'met    ' if gate['passed'] else 'NOT MET'}  {gate_text(gate)}", soft_wrap=True)
         for fault in found.report["operators"].get("faults", ()):
@@ -312,6 +329,7 @@ class Screen:
             ("file", str(summary.path)),
             ("target", f"{summary.target}, {summary.precision}"),
             ("runtime", summary.runtime),
+            *oldest_runtime_facts(graph.oldest_runtime),
             ("bytes", f"{summary.bytes:,}, of which weights {graph.weight_bytes:,}"),
             ("sha256", summary.sha256),
             *(("input", tensor_text(t)) for t in summary.inputs),

@@ -39,7 +39,7 @@ def embedded_metadata(job: Job, target: Target, checkpoint: Checkpoint, classes:
         "input": {
             "name": "picture",
             "layout": target.input_layout,
-            "dtype": "float32",
+            "dtype": job.options[target.name].get("input_dtype", "float32"),
             "size": list(size),
             "range": None if job.raw_input else [0, 255],
         },

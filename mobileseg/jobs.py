@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from mobileseg import registry
 from mobileseg.errors import MissingExtraError, OptionError, SizeError, UsageError, unknown_option
-from mobileseg.types import OUTPUT_NAMES, Checkpoint, GateLimits, Head, OutputSize, Size
+from mobileseg.types import (
+    AGREEMENT_MARGIN,
+    INT8,
+    OUTPUT_NAMES,
+    Checkpoint,
+    GateLimits,
+    Head,
+    Int8Recipe,
+    OutputSize,
+    Size,
+)
 
 if TYPE_CHECKING:
     from mobileseg.converters.target import Target
@@ -27,7 +37,7 @@ class Job:
     """Everything that one conversion was asked for, checked as far as it can be without the network.
 
     ``missing``: targets asked for beside others, whose packages are not installed. ``options``: by target.
-    ``workers``: processes at most; None for as many as there is room for.
+    ``workers``: processes at most; None for as many as there is room for. ``recipe``: of int8, aimed at the gates.
     """
 
     targets: tuple[Target, ...]
@@ -42,6 +52,8 @@ class Job:
     gates: GateLimits
     calibration: Path | None
     calibration_size: int
+    calibration_labels: Path | None
+    recipe: Int8Recipe
     images: Path | None
     labels: Path | None
     image_count: int
@@ -61,6 +73,8 @@ def prepare(
     gates: GateLimits | None,
     calibration: str | Path | None,
     calibration_size: int,
+    calibration_labels: str | Path | None,
+    recipe: Int8Recipe,
     images: str | Path | None,
     labels: str | Path | None,
     image_count: int,
@@ -77,7 +91,8 @@ def prepare(
     for name, number in counts.items():
         if number is not None and number < 1:
             raise OptionError(f"{name} must be at least 1; got {number}.")
-    calibrated = any(r.calibrated for (_, p), r in registry.QUANTIZERS.items() if p == precision)
+    quantizers = [recipe for (_, p), recipe in registry.QUANTIZERS.items() if p == precision]
+    calibrated, planned = any(q.calibrated for q in quantizers), any(q.planned for q in quantizers)
     if calibrated and calibration is None and not demo:
         raise UsageError(
             f"{precision} needs pictures like those your network was trained on, to measure the ranges of its "
@@ -89,6 +104,9 @@ def prepare(
             f"{precision} measures its ranges on pictures of 0 to 255, which a file of --raw-input does not take. "
             "Leave out --raw-input, or choose --precision fp32 or fp16."
         )
+    if head == "argmax" and options.get("output_dtype") is not None:
+        raise OptionError("--output-dtype is of scores, and --head argmax gives classes. Leave one of the two out.")
+    _check_recipe(recipe, calibration_labels, precision, planned)
     return Job(
         targets=targets,
         missing=missing,
@@ -102,6 +120,8 @@ def prepare(
         gates=gates or GateLimits(),
         calibration=Path(calibration) if calibration is not None else None,
         calibration_size=calibration_size,
+        calibration_labels=Path(calibration_labels) if calibration_labels is not None else None,
+        recipe=aimed(recipe, gates or GateLimits()),
         images=Path(images) if images is not None else None,
         labels=Path(labels) if labels is not None else None,
         image_count=image_count,
@@ -109,10 +129,35 @@ def prepare(
     )
 
 
+def _check_recipe(recipe: Int8Recipe, labels: str | Path | None, precision: str, planned: bool) -> None:
+    from mobileseg.quantization.ranges import range_method
+
+    if not planned and (recipe != INT8 or labels is not None):
+        raise OptionError(
+            f"--ranges, --no-equalize, --no-learn, --max-evaluations and --calibration-labels say how int8 is made, "
+            f"and {precision} was asked for. Leave them out, or choose --int8."
+        )
+    if recipe.ranges != "auto":
+        range_method(recipe.ranges)
+    if recipe.max_evaluations < 1:
+        raise OptionError(f"--max-evaluations must be at least 1; got {recipe.max_evaluations}.")
+
+
+def aimed(recipe: Int8Recipe, gates: GateLimits) -> Int8Recipe:
+    """The recipe that seeks what the gates ask for: more agreement by `AGREEMENT_MARGIN`, or where that is not there to
+    be had, by half of what is left; and no more mIoU lost."""
+    least, lost = recipe.min_agreement, recipe.max_miou_drop
+    if gates.min_agreement is not None:
+        least = min(gates.min_agreement + AGREEMENT_MARGIN, (gates.min_agreement + 1.0) / 2)
+    return replace(
+        recipe, min_agreement=least, max_miou_drop=lost if gates.max_miou_drop is None else gates.max_miou_drop
+    )
+
+
 def options_by_target(
     targets: Sequence[Target], options: Mapping[str, Any], precision: str
 ) -> dict[str, dict[str, Any]]:
-    """Each target's own of the options that were given a value.
+    """Each target's own of the options that were given a value, for files of ``precision``.
 
     Raises `OptionError` for one that none of the targets has, or a value that its target cannot honour in that
     precision.
@@ -129,6 +174,11 @@ def options_by_target(
             )
     own = {t.name: {n: v for n, v in given.items() if n in t.options} for t in targets}
     for target in targets:
+        for name in (n for n in own[target.name] if precision not in target.only.get(n, (precision,))):
+            raise OptionError(
+                f"--{name.replace('_', '-')} is for {target.name} files of {', '.join(target.only[name])}, and "
+                f"{precision} was asked for. Choose that precision, or leave the option out."
+            )
         target.check(own[target.name], precision)
     return own
 

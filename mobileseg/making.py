@@ -16,11 +16,26 @@ from typing import TYPE_CHECKING, Any
 from mobileseg import outputs, registry
 from mobileseg.errors import MobilesegError, RewriteError, UnavailableError, UsageError
 from mobileseg.quick_graphs import quick_graphs
-from mobileseg.types import INT8, Artifact, GateLimits, Head, Int8Recipe, NotRun, Preprocessing, Quantized, Rewrite
+from mobileseg.types import (
+    INT8,
+    Artifact,
+    Equalization,
+    GateLimits,
+    Head,
+    Int8Recipe,
+    NotRun,
+    Preprocessing,
+    Quantized,
+    Recipe,
+    Rewrite,
+)
 
 if TYPE_CHECKING:
     from mobileseg.converters.export import Exported, RewrittenProgram
     from mobileseg.converters.target import Lowering, Target
+    from mobileseg.quantization.calibration import About
+    from mobileseg.quantization.program import Sort
+    from mobileseg.quantization.recovery.equalize import Equalized
     from mobileseg.sources import PictureSource
     from mobileseg.validation.parity import ParityResult, Reference
 
@@ -28,11 +43,17 @@ FLOAT32_SHARES = (0.25, 0.5, 0.75)
 """Of the layers of an fp16 file, from the picture on, those that stay float32 where it misses its gates without: the
 first that suffices. What the first layers round away grows through all the others, so that few of them help most."""
 
-Progress = Callable[[str], AbstractContextManager[None]]
-"""Called with a stage's name; the stage runs inside what it returns."""
+SECOND = 16
+"""Calibration pictures up to which int8 is planned a second time, to measure what equalizing channels does."""
+
+Count = Callable[[str, int, int], None]
+"""Called with what is counted, how many of them are done, and how many there are (0: not known)."""
+
+Progress = Callable[[str], AbstractContextManager[Count | None]]
+"""Called with a stage's name; the stage runs inside what it returns, and counts with what that gives."""
 
 
-def silent(stage: str) -> AbstractContextManager[None]:
+def silent(stage: str) -> AbstractContextManager[Count | None]:
     """No progress."""
     return nullcontext()
 
@@ -45,10 +66,10 @@ class Clock:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[Count | None]:
         start = time.perf_counter()
-        with self.progress(name):
-            yield
+        with self.progress(name) as count:
+            yield count
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
@@ -95,15 +116,18 @@ def make(task: Task, exported: Exported, reference: Reference, progress: Progres
     clock = Clock(progress)
     target: Target = registry.target(task.target)
     recipe = registry.QUANTIZERS.get((task.target, task.precision))
+    original, equalization = exported, None
     if recipe is not None and recipe.planned and task.recipe.equalized:
-        from mobileseg.quantization.program import equalized
+        from mobileseg.quantization.program import equalize_channels
 
         with clock.stage("Equalize channels"):
-            program = equalized(exported.program, task.calibration.pictures, task.recipe)
-            exported = replace(exported, program=program)
+            equalization = equalize_channels(exported.program, task.calibration.pictures, task.recipe)
+            exported = replace(exported, program=equalization.program)
     with clock.stage(f"Rewrite for {target.name}"):
         rewritten = rewritten_for(target, task.precision, task.options, exported)
     made = _lowered(task, target, rewritten, reference, clock, 0.0)
+    if equalization is not None:
+        made = _with_effect(made, task, original, equalization, clock)
     narrow = made.parity
     if task.precision == "fp16" and target.widens and not isinstance(narrow, NotRun):
         for share in FLOAT32_SHARES:
@@ -116,6 +140,37 @@ def make(task: Task, exported: Exported, reference: Reference, progress: Progres
             )
             made = replace(made, quantized=Quantized(words))
     return made
+
+
+def _with_effect(made: Made, task: Task, original: Exported, equalized: Equalized, clock: Clock) -> Made:
+    """What was made, with what equalizing channels did to the plan: ``original`` is the program without."""
+    if isinstance(made.quantized, NotRun) or made.quantized.int8 is None:
+        return made
+    without: float | NotRun = NotRun(f"it takes a second calibration, which more than {SECOND} pictures do not get")
+    if not equalized.scaled:
+        without = NotRun("no channel was scaled")
+    elif task.calibration.count <= SECOND:
+        with clock.stage("Measure what equalizing does") as count:
+            without = _int8_throughout(task, original, made.quantized.int8.ranges, count)
+    effect = Equalization(equalized.scaled, equalized.gain_db, without)
+    return replace(made, quantized=replace(made.quantized, int8=replace(made.quantized.int8, equalization=effect)))
+
+
+def _int8_throughout(task: Task, exported: Exported, ranges: str, count: Count | None) -> float:
+    """The share of pixels that a program with nothing in float keeps equal on the probes, by one method of ranges."""
+    from mobileseg.quantization.program import int8_agreement
+
+    rewritten = rewritten_for(registry.target(task.target), task.precision, task.options, exported)
+    recipe = replace(task.recipe, ranges=ranges)
+    sort = _sorting(registry.QUANTIZERS[task.target, task.precision])
+    return int8_agreement(rewritten.module, task.calibration.pictures, recipe, sort, count, _about(task.calibration))
+
+
+def _sorting(recipe: Recipe) -> Sort:
+    """Which values a target rounds."""
+    from mobileseg.quantization.program import same
+
+    return same if recipe.values is None else registry.function(recipe.values)
 
 
 def _lowered(
@@ -144,14 +199,14 @@ def write(
 
     ``lowering.precision`` may be any of the target's; ``calibration`` is looked at where it needs pictures.
     """
-    from mobileseg.quantization.program import plan_program, same
+    from mobileseg.quantization.program import plan_program
 
     precision, planned = lowering.precision, None
     recipe = registry.QUANTIZERS.get((target.name, precision))
     if recipe is not None and recipe.planned:
-        with stage(f"Calibrate {precision} on {calibration.count} pictures"):
-            sort = registry.function(recipe.values) if recipe.values is not None else same
-            planned = plan_program(rewritten.module, calibration.pictures, int8, sort)
+        with stage(f"Calibrate {precision}") as count:
+            sort, about = _sorting(recipe), _about(calibration)
+            planned = plan_program(rewritten.module, calibration.pictures, int8, sort, count, about)
         if recipe.function is None:
             rewritten = replace(rewritten, module=planned.written())
     with stage(f"Lower to {target.name}"), quick_graphs():
@@ -159,11 +214,17 @@ def write(
     if recipe is not None and recipe.function is not None:
         with stage(f"Quantize {target.name}"):
             given = calibration.pictures if recipe.observed else planned
-            found: Quantized = registry.function(recipe.function)(path, precision, given)
+            found: Quantized = registry.function(recipe.function)(path, precision, given, lowering.options)
             return found
     if planned is not None:
-        return Quantized(planned.words, planned.kept_float)
+        return Quantized(planned.words, planned.kept_float, planned.findings)
     return NotRun(f"{precision} is not quantized")
+
+
+def _about(source: PictureSource) -> About:
+    from mobileseg.quantization.calibration import About
+
+    return About(source.count, source.names, source.labels, source.void)
 
 
 def _keeps_its_gates(made: Made, task: Task) -> bool:

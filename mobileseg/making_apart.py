@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobileseg import resources, workers
-from mobileseg.making import Failure, Made, Progress, Task, attempt
+from mobileseg.making import Count, Failure, Made, Progress, Task, attempt
 
 if TYPE_CHECKING:
     from mobileseg.converters.export import Exported
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MEMORY = 3 * resources.GIB
 """What one worker may take: the largest seen was 2.2 GiB (EdgeNets ESPNetV2 s=2.0 at 512x1024, TFLite)."""
 
-_BEGIN, _END = "begin", "end"
+_BEGIN, _COUNT, _END = "begin", "count", "end"
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class MakingOrder:
         from mobileseg.validation.parity import recorded
 
         @contextmanager
-        def stage(name: str) -> Iterator[None]:
+        def stage(name: str) -> Iterator[Count]:
             tell(_BEGIN, name)
-            yield
+            yield lambda *counted: tell(_COUNT, counted)
             tell(_END, name)
 
         exported = Exported(torch.export.load(self.shared.program), self.shared.rewrites)
@@ -67,11 +67,17 @@ def make_all(tasks: Sequence[Task], shared: Shared, count: int, progress: Progre
     """The result of each task, in their order."""
     with ExitStack() as stages:
         running = [stages.enter_context(ExitStack()) for _ in tasks]
+        counts: dict[int, Count | None] = {}
 
-        def heard(number: int, word: str, name: Any) -> None:
+        def heard(number: int, word: str, value: Any) -> None:
+            if word == _COUNT:
+                count = counts.get(number)
+                if count is not None:
+                    count(*value)
+                return
             running[number].close()
             if word == _BEGIN:
-                running[number].enter_context(progress(name))
+                counts[number] = running[number].enter_context(progress(value))
 
         results = workers.run([MakingOrder(task, shared) for task in tasks], count, heard)
     return [_death_of(t, r) if isinstance(r, workers.Death) else r for t, r in zip(tasks, results, strict=True)]

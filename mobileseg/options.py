@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mobileseg.errors import OptionError, UsageError
-from mobileseg.types import Size, Triple
+from mobileseg.types import INT8, Int8Recipe, Size, Triple
 
 _RUNS = 30
 """Of --time."""
@@ -56,6 +57,13 @@ def time_runs(time: bool, runs: int | None) -> int | None:
     if runs is not None and not time:
         raise OptionError(f"--runs {runs} says how many runs are timed, and --time, which times them, is missing.")
     return (runs or _RUNS) if time else None
+
+
+def recipe_of(ranges: str, no_equalize: bool, no_learn: bool, max_evaluations: int) -> Int8Recipe:
+    """What the options of int8 say."""
+    return replace(
+        INT8, ranges=ranges, equalized=not no_equalize, learned=not no_learn, max_evaluations=max_evaluations
+    )
 
 
 def precision_of(precision: str | None, shorthands: dict[str, bool]) -> str:
@@ -113,6 +121,14 @@ Opset = Annotated[int | None, _option("--opset", metavar="N", help="ONNX: operat
 Delegate = Annotated[
     str | None,
     _option("--delegate", metavar="NAME", help="ExecuTorch: xnnpack, coreml, vulkan or portable; else xnnpack."),
+]
+InputType = Annotated[
+    str | None,
+    _option("--input-dtype", metavar="TYPE", help="TFLite int8: the input's type, float32 (default), int8 or uint8."),
+]
+OutputType = Annotated[
+    str | None,
+    _option("--output-dtype", metavar="TYPE", help="TFLite int8: the output's type, float32 (default), int8 or uint8."),
 ]
 EtRecord = Annotated[bool, typer.Option("--etrecord", help="ExecuTorch: write the ETRecord beside the file.")]
 DeploymentTarget = Annotated[
@@ -173,6 +189,24 @@ Calibration = Annotated[
     _option("--calibration", metavar="DIR|synthetic", help="Pictures that int8 takes its ranges from."),
 ]
 CalibrationSize = Annotated[int, typer.Option("--calibration-size", metavar="N", help="How many of them.")]
+CalibrationLabels = Annotated[
+    Path | None,
+    _option("--calibration-labels", metavar="DIR", help="Their label maps, for --max-miou-drop to be sought by int8."),
+]
+Ranges = Annotated[
+    str,
+    typer.Option(
+        "--ranges", metavar="METHOD", help="int8: min-max, moving-average, percentile[:P], mse, entropy, or auto."
+    ),
+]
+NoEqualize = Annotated[bool, typer.Option("--no-equalize", help="int8: leave the channels' ranges as they are.")]
+NoLearn = Annotated[bool, typer.Option("--no-learn", help="int8: learn no rounding of weights and no scales.")]
+MaxEvaluations = Annotated[
+    int,
+    typer.Option(
+        "--max-evaluations", metavar="N", min=1, help="int8: plans tried in search of what must stay in float."
+    ),
+]
 Images = Annotated[
     Path | None, _option("--images", metavar="DIR", help="Pictures on which file and checkpoint are compared.")
 ]

@@ -22,6 +22,7 @@ from mobileseg.making import Clock, Failure, Made, Progress, Task, attempt, make
 from mobileseg.quick_graphs import quick_graphs
 from mobileseg.settings import resolve_preprocessing
 from mobileseg.types import (
+    INT8,
     Artifact,
     Checkpoint,
     Classes,
@@ -30,6 +31,7 @@ from mobileseg.types import (
     FailedTarget,
     Gate,
     GateLimits,
+    Int8Recipe,
     NotRun,
     Preprocessing,
     Size,
@@ -134,6 +136,8 @@ def convert(
     gates: GateLimits | None = None,
     calibration: str | Path | None = None,
     calibration_size: int = DEFAULT_CALIBRATION,
+    calibration_labels: str | Path | None = None,
+    recipe: Int8Recipe = INT8,
     images: str | Path | None = None,
     labels: str | Path | None = None,
     image_count: int = DEFAULT_PICTURES,
@@ -149,9 +153,10 @@ def convert(
     factory"``, ``"path/file.py:factory"``, a factory or an `nn.Module`; its weights are the checkpoint's where one is
     given. ``to``: target names, or ``"all"``. ``size``: (H, W) pixels, the network's own where None. ``output_size``:
     ``"network"``, or ``"input"`` for logits resized to the picture. ``options``: what only one target has, by name
-    (``{"opset": 18, "delegate": "vulkan"}``; `Target.options`). ``jobs``: worker processes for several targets, at
-    most; None for as many as cores and memory allow. ``announce`` is told the checkpoint as soon as it is loaded.
-    ``dry_run``: all checks and the rewriting, no file.
+    (``{"opset": 18, "delegate": "vulkan"}``; `Target.options`). ``recipe``: how int8 is made; it seeks what ``gates``
+    ask for, of mIoU on ``calibration_labels``, the calibration pictures' own. ``jobs``: worker processes for several
+    targets, at most; None for as many as cores and memory allow. ``announce`` is told the checkpoint as soon as it is
+    loaded. ``dry_run``: all checks and the rewriting, no file.
 
     Raises `UsageError` and its kinds for bad input, `MissingExtraError` for a package that is not installed. Of several
     targets one that fails is no exception: it stands in the result's ``failures``, and the others are made. A gate that
@@ -170,6 +175,8 @@ def convert(
         gates=gates,
         calibration=calibration,
         calibration_size=calibration_size,
+        calibration_labels=calibration_labels,
+        recipe=recipe,
         images=images,
         labels=labels,
         image_count=image_count,
@@ -196,7 +203,7 @@ def convert(
         from mobileseg.sources import calibration_pictures, parity_pictures
 
         parity = parity_pictures(job, chosen_size, demo=demo)
-        calibrating = calibration_pictures(job, chosen_size)
+        calibrating = replace(calibration_pictures(job, chosen_size), void=named.void)
         with clock.stage("Export"):
             program = exported(network, chosen_size, job)
         stem = "demo-enet" if demo else network.path.name.removesuffix(".tar").rsplit(".", 1)[0]
@@ -291,6 +298,7 @@ def _task(job: Job, target: Target, subject: _Subject, partials: ExitStack) -> T
         void=subject.classes.void,
         preprocessing=subject.network.preprocessing,
         gates=job.gates,
+        recipe=job.recipe,
     )
 
 
@@ -348,7 +356,7 @@ def _quantization(made: Made, task: Task) -> QuantizationRecord | NotRun:
     recipe = registry.QUANTIZERS.get((task.target, task.precision))
     calibrated = recipe is not None and recipe.calibrated
     pictures = (source.name, source.count) if calibrated else ("no pictures are needed", 0)
-    return QuantizationRecord(made.quantized.recipe, *pictures, made.quantized.kept_float)
+    return QuantizationRecord(made.quantized.recipe, *pictures, made.quantized.kept_float, made.quantized.int8)
 
 
 def _own_precision(subject: _Subject, job: Job) -> float | NotRun:

@@ -138,10 +138,10 @@ def device(name: str) -> Any:
 def function(name: str) -> Any:
     """The function that a recipe calls ``"module:function"``.
 
-    `Recipe.function`: ``(path, precision, planned) -> Quantized``, which rewrites the file in place. ``path``: the file
-    of the recipe's base precision; ``planned``: its program's int8 plan (`mobileseg.quantization.program.Planned`), if
-    the recipe makes one, or what gives the calibration pictures, if it observes them. `Recipe.values`: ``Values ->
-    Values``.
+    `Recipe.function`: ``(path, precision, planned, options) -> Quantized``, which rewrites the file in place. ``path``:
+    the file of the recipe's base precision; ``planned``: its program's int8 plan
+    (`mobileseg.quantization.program.Planned`), if the recipe makes one, or what gives the calibration pictures, if it
+    observes them; ``options``: the target's. `Recipe.values`: ``Values -> Values``.
     """
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

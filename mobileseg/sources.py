@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class PictureSource:
     """Pictures of one size, and their labels where there are any. ``name`` is what a report calls them. ``part`` gives
-    those of the numbers alone, None where there is no way to them but one after the other.
+    those of the numbers alone, None where there is no way to them but one after the other. ``names``: of each picture.
+    ``void``: the labels' class that is none.
 
     Can be sent to another process.
     """
@@ -34,6 +35,8 @@ class PictureSource:
     pictures: Callable[[], Iterator[NDArray[np.uint8]]]
     labels: Callable[[], Iterator[NDArray[np.uint8]]] | None = None
     part: Callable[[range], PictureSource] | None = None
+    names: tuple[str, ...] = ()
+    void: int | None = None
 
 
 def _demo_pictures(seeds: range, count: int, size: Size, *, labelled: bool) -> PictureSource:
@@ -49,6 +52,7 @@ def _scenes(name: str, size: Size, labelled: bool, seeds: range, numbers: range)
         partial(_scene_pictures, chosen, size),
         partial(_scene_labels, chosen, size) if labelled else None,
         partial(_scenes, name, size, labelled, seeds),
+        tuple(f"demo scene {seed}" for seed in chosen),
     )
 
 
@@ -84,16 +88,27 @@ def _files(
         partial(iter_pictures, chosen, size),
         None if maps is None else partial(iter_labels, maps),
         partial(_files, name, size, paths, labels),
+        tuple(f"'{path.name}'" for path in chosen),
     )
 
 
 def calibration_pictures(job: Job, size: Size) -> PictureSource:
-    """What int8 takes its ranges from: the folder asked for, or demo scenes for the demo network and on request."""
+    """What int8 takes its ranges from: the folder asked for, or demo scenes for the demo network and on request; with
+    the label maps of their folder, where one was named."""
     if job.calibration is None or job.calibration == SYNTHETIC:
+        if job.calibration_labels is not None:
+            raise OptionError(
+                "--calibration-labels needs the folder of the pictures that the label maps belong to: --calibration."
+            )
         return _demo_pictures(CALIBRATION_SEEDS, job.calibration_size, size, labelled=False)
     chosen = choose_pictures(job.calibration, job.calibration_size, job.seed)
     check_calibration(chosen)
-    return _source(f"{len(chosen)} pictures of {job.calibration}", chosen, size)
+    labels = None
+    if job.calibration_labels is not None:
+        labels = pair_labels(chosen, job.calibration, job.calibration_labels)
+        for path in labels:
+            load_labels(path)
+    return _source(f"{len(chosen)} pictures of {job.calibration}", chosen, size, labels)
 
 
 def parity_pictures(job: Job, size: Size, *, demo: bool) -> PictureSource:

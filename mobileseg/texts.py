@@ -158,6 +158,12 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+def count_of_text(what: str, done: int, total: int, left: float) -> str:
+    """``"37 of 100 pictures, 12 s left"``; ``total`` 0 and ``left`` below a second are not told."""
+    of = f" of {total}" if total else ""
+    return f"{done}{of} {what}" + (f", {duration_text(left)} left" if left >= 1.0 else "")
+
+
 def bytes_text(count: int) -> str:
     return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 
@@ -211,6 +217,13 @@ def held_text(held: int | NotRun) -> str:
 
 def plan_text(planned: int | NotRun) -> str:
     return planned.why if isinstance(planned, NotRun) else f"{planned:,} bytes, without the delegate's own"
+
+
+def oldest_runtime_facts(oldest: str | NotRun | None) -> list[tuple[str, str]]:
+    """A row, or none."""
+    if oldest is None:
+        return []
+    return [("oldest runtime", f"not known: {oldest.why}" if isinstance(oldest, NotRun) else oldest)]
 
 
 def operator_rows(costs: Costs) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

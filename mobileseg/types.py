@@ -135,17 +135,26 @@ class Rewrite:
 class Int8Recipe:
     """How static int8 is made, for all targets. ``ranges``: a method of `mobileseg.quantization.ranges`, or ``"auto"``.
     ``equalized``: whether channels are brought to like ranges first. ``min_agreement``: share of pixels, 0 to 1, that
-    must keep their class on ``probes`` of the calibration pictures, mirrored; where int8 throughout does not hold it,
-    operators stay in float, as few as suffice."""
+    must keep their class on ``probes`` of the calibration pictures, mirrored; ``max_miou_drop``: points of mIoU that
+    may be lost there, heeded where those pictures have labels. Where int8 throughout does not hold them, operators stay
+    in float, as few as suffice; ``max_evaluations``: how many plans are tried on the probes for that."""
 
     ranges: str = "auto"
     equalized: bool = True
+    learned: bool = True
+    """Whether weights' rounding and scales are learned from the calibration pictures."""
     min_agreement: float = 0.983
+    max_miou_drop: float | None = None
+    max_evaluations: int = 16
     probes: int = 4
 
 
 INT8 = Int8Recipe()
 """What ``--int8`` alone does."""
+
+AGREEMENT_MARGIN = 0.003
+"""By how much more agreement int8's plan must have than its gate asks for, on few pictures and simulated: on others the
+file may have that much less (docs/quantization.md). The default recipe's 98.3 % is meant for files of 98 %."""
 
 
 @dataclass(frozen=True)
@@ -170,12 +179,63 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class KeptUnit:
+    """Operators kept in float together. ``name``: of the checkpoint's layer; ``operator``: what they compute.
+    ``error_share``: of the error that all units make, each alone in int8, 0 to 1; ``cost_share``: of the work."""
+
+    name: str
+    operator: str
+    error_share: float
+    cost_share: float
+
+
+@dataclass(frozen=True)
+class Equalization:
+    """What equalizing channels did. ``scaled``: how many sets of channels; ``expected_gain_db``: by how much less the
+    output's error should be. ``agreement_without``: share of equal pixels on the probes, int8 throughout, without
+    it."""
+
+    scaled: int
+    expected_gain_db: float
+    agreement_without: float | NotRun
+
+
+@dataclass(frozen=True)
+class Int8Findings:
+    """What planning static int8 found, on the mirrored probes.
+
+    ``ranges``: the method taken, ``ranges_tried``: each one's share of equal pixels, 0 to 1 (empty where one was asked
+    for). ``int8``: that share for int8 throughout, ``agreement``: of the plan; ``miou_drop``: points that the plan
+    loses. ``held``: whether it holds the recipe's limits. ``units``: how many there are; ``kept``: those in float, of
+    which ``cost_share`` is the work. ``evaluations``: plans tried. ``float_operators``: of the file. ``warnings``:
+    about activations and pictures, each one a sentence.
+    """
+
+    recipe: Int8Recipe
+    ranges: str
+    ranges_tried: Mapping[str, float]
+    probes: int
+    int8: float
+    agreement: float
+    miou_drop: float | NotRun
+    held: bool
+    evaluations: int
+    units: int
+    kept: tuple[KeptUnit, ...]
+    cost_share: float
+    float_operators: int | NotRun
+    equalization: Equalization | NotRun
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Quantized:
-    """What a quantizer did. ``recipe``: in words; ``kept_float``: the operators that compute in float, ``"KIND:
-    name"``."""
+    """What a quantizer did. ``recipe``: in words; ``kept_float``: what computes in float, ``"KIND: name"``; ``int8``:
+    what planning found, where a plan was made."""
 
     recipe: str
     kept_float: tuple[str, ...] = ()
+    int8: Int8Findings | None = None
 
 
 @dataclass(frozen=True)

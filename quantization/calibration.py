@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mobileseg.errors import PictureError
@@ -11,9 +13,28 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 MINIMUM = 1
 NAMED = 5
 """How many unreadable files an error names."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of calibration pictures beside their pixels. ``count``: 0 where it is not known; ``names``: by
+    their places, empty where they have none. ``labels``: gives the (H, W) uint8 class map of each anew, one at a time;
+    ``void``: the class that is none."""
+
+    count: int = 0
+    names: tuple[str, ...] = ()
+    labels: Callable[[], Iterator[NDArray[np.uint8]]] | None = None
+    void: int | None = None
+
+    def name(self, number: int) -> str:
+        """What a person calls a picture, counted from 0."""
+        return self.names[number] if number < len(self.names) else f"number {number + 1}"
 
 
 def choose_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:

@@ -64,3 +64,41 @@ def test_frames_of_unknown_number(clock: list[float]) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(screen: Screen) -> list[str]:
+    """The lines that move."""
+    return [] if screen.running is None else [task.description for task in screen.running.tasks]
+
+
+def test_a_stage_on_a_terminal_shows_what_it_counts_and_the_time_left(clock: list[float]) -> None:
+    screen = Screen(Terminal())
+    with screen.stage("Calibrate int8") as count:
+        assert count is not None
+        assert shown(screen) == ["Calibrate int8"]
+        for done in (1, 2, 3):
+            count("pictures", done, 100)
+            clock[0] += 0.5
+        clock[0] -= 0.5
+        count("pictures", 3, 100)
+        assert shown(screen) == ["Calibrate int8: 3 of 100 pictures, 48 s left"]
+        count("operators", 1, 90)  # counted anew
+        assert shown(screen) == ["Calibrate int8: 1 of 90 operators"]
+        count("plans", 2, 0)
+        assert shown(screen) == ["Calibrate int8: 2 plans"]
+    assert shown(screen) == []
+
+
+@pytest.mark.parametrize(("stream", "quiet"), [(io.StringIO(), False), (Terminal(), True), (io.StringIO(), True)])
+def test_elsewhere_nothing_is_counted(stream: io.StringIO, quiet: bool) -> None:
+    screen = Screen(stream, quiet=quiet)
+    with screen.stage("Calibrate int8") as count:
+        assert count is None
+        assert shown(screen) == []
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == (0 if quiet else 2)

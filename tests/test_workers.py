@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -101,18 +102,22 @@ def test_a_target_that_is_not_installed_stands_beside_the_others(
 
 
 def ended(
-    how: Any, folder: Path, names: tuple[str, ...] = ("broken.fp32.onnx",)
+    how: Any,
+    folder: Path,
+    names: tuple[str, ...] = ("broken.fp32.onnx",),
+    precision: str = "fp32",
+    progress: Any = None,
 ) -> tuple[list[Made | Failure], list[str]]:
     """What becomes of a task whose pictures end its process, or raise; and the stages that were seen."""
     from mobileseg.converters.export import Deployed, export
 
     network = torch.nn.Conv2d(3, 2, 3)
     exported = export(Deployed(network, Preprocessing("unit"), "logits"), (16, 16))
-    whole = PictureSource("grey", 1, partial(np.full, (1, 16, 16, 3), 128, np.uint8))
+    whole = PictureSource("grey", 1, partial(iter, (np.full((16, 16, 3), 128, np.uint8),)))
     tasks = [
         Task(
             target="onnx",
-            precision="fp32",
+            precision=precision,
             head="logits",
             options={},
             metadata={},
@@ -137,11 +142,11 @@ def ended(
     record(reference, whole.pictures(), shared.reference)
     stages: list[str] = []
 
-    def progress(stage: str) -> Any:
+    def noted(stage: str) -> Any:
         stages.append(stage)
         return nullcontext()
 
-    return making_apart.make_all(tasks, shared, len(tasks), progress), stages
+    return making_apart.make_all(tasks, shared, len(tasks), progress or noted), stages
 
 
 def test_a_process_that_dies_is_named_and_the_other_goes_on(tmp_path: Path) -> None:
@@ -194,3 +199,21 @@ def test_limits_of_a_container_are_read(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "memory.max").write_text("max\n")
     assert resources.cores() == 8
     assert (resources.available_memory() or 0) > 0
+
+
+def test_what_a_process_counts_reaches_the_stage_that_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra: pip install 'mobileseg[onnx]'")
+    seen: list[tuple[str, Any]] = []
+
+    def here(orders: Any, count: int, heard: Any) -> list[Any]:
+        return [order.work(partial(heard, number)) for number, order in enumerate(orders)]
+
+    @contextmanager
+    def progress(stage: str) -> Iterator[Any]:
+        yield lambda *counted: seen.append((stage, counted))
+
+    monkeypatch.setattr(making_apart.workers, "run", here)
+    results, _ = ended(None, tmp_path, ("whole.int8.onnx",), precision="int8", progress=progress)
+    assert isinstance(results[0], Made), results[0]
+    assert ("Calibrate int8", ("pictures", 1, 1)) in seen
+    assert ("Calibrate int8", ("range methods", 4, 4)) in seen

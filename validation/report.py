@@ -22,7 +22,7 @@ from typing import Any
 
 from mobileseg import __version__
 from mobileseg.errors import MissingExtraError, OutputError
-from mobileseg.types import Artifact, Checkpoint, Gate, NotRun, Rewrite, TensorSpec
+from mobileseg.types import Artifact, Checkpoint, Gate, Int8Findings, NotRun, Rewrite, TensorSpec
 from mobileseg.validation.gates import all_passed
 from mobileseg.validation.metrics import LabelScores, LogitErrors
 from mobileseg.validation.parity import LABEL_PROTOCOL, ParityResult
@@ -31,6 +31,11 @@ SCHEMA_VERSION = 1
 SCHEMA_FILE = "report.schema.json"
 
 NOT_BISECTED = NotRun("only mobileseg validate --bisect looks at each operator")
+
+LOST = 0.05
+"""Of IoU: a class that loses more is named."""
+
+NO_PLAN = NotRun("this precision needs no int8 plan")
 
 PACKAGES = (
     "ai-edge-litert",
@@ -68,7 +73,9 @@ class QuantizationRecord:
     calibration_images: int
     """How many pictures the ranges were taken from."""
     kept_float: tuple[str, ...]
-    """Layers left in floating point."""
+    """What is left in floating point."""
+    int8: Int8Findings | None = None
+    """What planning int8 found; None where no plan was made."""
 
 
 def build_report(
@@ -231,6 +238,40 @@ def _quantization(record: QuantizationRecord | NotRun) -> dict[str, Any]:
         "recipe": record.recipe,
         "calibration": {"source": record.calibration_source, "images": record.calibration_images},
         "kept_float": list(record.kept_float),
+        "plan": _not_run(NO_PLAN) if record.int8 is None else _plan(record.int8),
+        "warnings": [] if record.int8 is None else list(record.int8.warnings),
+    }
+
+
+def _plan(found: Int8Findings) -> dict[str, Any]:
+    recipe, equalization = found.recipe, found.equalization
+    return {
+        "ranges": found.ranges,
+        "ranges_tried": dict(found.ranges_tried),
+        "equalized": recipe.equalized,
+        "learned": recipe.learned,
+        "budget": {
+            "min_agreement": recipe.min_agreement,
+            "max_miou_drop": recipe.max_miou_drop,
+            "max_evaluations": recipe.max_evaluations,
+        },
+        "held": found.held,
+        "probes": found.probes,
+        "agreement_int8": found.int8,
+        "agreement": found.agreement,
+        "miou_drop": _number(found.miou_drop),
+        "equalization": _not_run(equalization)
+        if isinstance(equalization, NotRun)
+        else {
+            "scaled": equalization.scaled,
+            "expected_gain_db": equalization.expected_gain_db,
+            "agreement_without": _number(equalization.agreement_without),
+        },
+        "units": found.units,
+        "kept": [asdict(unit) for unit in found.kept],
+        "cost_share": found.cost_share,
+        "evaluations": found.evaluations,
+        "float_operators": _number(found.float_operators),
     }
 
 
@@ -260,6 +301,8 @@ def _parity(result: ParityResult, gates: tuple[Gate, ...], names: Sequence[str])
         "per_class_iou_against_reference": dict(_class_ious(result.classes.iou, names)),
         "confusion_against_reference": result.classes.confusion.tolist(),
         **_label_scores(result, names),
+        "classes_lost": _classes_lost(result, names),
+        "classes_vanished": _classes_vanished(result, names),
     }
     measured = [
         {
@@ -323,6 +366,26 @@ def _iou_changes(scores: LabelScores, names: Sequence[str]) -> Iterator[tuple[st
             yield key, {"not_run": "the class does not occur in the labels"}
         else:
             yield key, artifact - reference
+
+
+def _classes_lost(result: ParityResult, names: Sequence[str]) -> list[dict[str, Any]] | dict[str, str]:
+    """Classes whose IoU against labels is lower by more than `LOST`, the greatest loss first."""
+    scores = result.scores
+    if isinstance(scores, NotRun):
+        return _not_run(scores)
+    keys = _class_keys(len(scores.iou_reference), names)
+    both = zip(keys, scores.iou_reference, scores.iou_artifact, strict=True)
+    found = [(key, a, b) for key, a, b in both if a is not None and b is not None and a - b > LOST]
+    ordered = sorted(found, key=lambda item: item[2] - item[1])
+    return [{"class": key, "iou_reference": a, "iou_artifact": b} for key, a, b in ordered]
+
+
+def _classes_vanished(result: ParityResult, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Classes that the reference gives to some pixels, and the artifact to none."""
+    confusion = result.classes.confusion
+    given, found = confusion.sum(axis=1), confusion.sum(axis=0)
+    keys = _class_keys(len(given), names)
+    return [{"class": keys[i], "pixels": int(n)} for i, n in enumerate(given) if n and not found[i]]
 
 
 def _cpu_model() -> str:

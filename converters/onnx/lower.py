@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mobileseg.converters.onnx import half
+from mobileseg.converters.onnx import compact, half
 from mobileseg.errors import MissingExtraError, MobilesegError, OptionError, cannot_convert
 from mobileseg.types import OUTPUT_NAMES
 
@@ -65,7 +65,9 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     if lowering.precision == "fp16":
         model = half.to_half(model, lowering.float32_share)
     _finish(model, opset, lowering.metadata)
+    compact.shorten(model)
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    compact.without_types_of_conversions(model)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
 

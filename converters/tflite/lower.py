@@ -67,6 +67,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     flatbuffer.count_from_corners(model)
     flatbuffer.unshare_paddings(model)
     naming.name_constants(model, module)
+    naming.name_values(model, f"{_ChannelsLast.__module__}.{_ChannelsLast.__qualname__}")
     if lowering.precision == "fp16":
         half.halve_weights(model)
     flatbuffer.embed(model, lowering.metadata)

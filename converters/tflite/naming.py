@@ -1,4 +1,6 @@
-"""Names of a .tflite's constants: litert-torch calls them after its own module, and not after the network's weights.
+"""Names of a .tflite's tensors: litert-torch calls them all after the module that it is handed.
+
+What is computed is called after its operator, by number: ``conv_2d_12``.
 
 A constant is known by its numbers: TensorFlow's converter puts the axes of weights into another order, and changes no
 number of them. What it computes anew (a factor that it moves into a convolution) keeps its name.
@@ -41,6 +43,21 @@ def name_constants(model: Any, module: GraphModule) -> None:
             if name is not None:
                 tensor.name = (f"{name}_{taken[name]}" if taken[name] else name).encode()
                 taken[name] += 1
+
+
+def name_values(model: Any, path: str) -> None:
+    """Call each computed tensor of a ``ModelT`` whose name begins with ``path`` after the operator that computes it, in
+    place."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = {code: name.lower() for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    for graph in model.subgraphs:
+        for number, operator in enumerate(graph.operators):
+            code = model.operatorCodes[operator.opcodeIndex]
+            kind = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            for index in operator.outputs:
+                if graph.tensors[index].name.startswith(path.encode()):
+                    graph.tensors[index].name = f"{kind}_{number}".encode()
 
 
 def _numbers(values: NDArray[np.float32]) -> bytes:

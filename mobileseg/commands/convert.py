@@ -7,6 +7,7 @@ import typer
 from mobileseg import as_json, options
 from mobileseg.commands.screens import working
 from mobileseg.jobs import DEFAULT_CALIBRATION, DEFAULT_OUTPUT, DEFAULT_PICTURES
+from mobileseg.types import INT8
 
 
 def convert(
@@ -36,6 +37,11 @@ def convert(
     classes: options.ClassesName = None,
     calibration: options.Calibration = None,
     calibration_size: options.CalibrationSize = DEFAULT_CALIBRATION,
+    calibration_labels: options.CalibrationLabels = None,
+    ranges: options.Ranges = INT8.ranges,
+    no_equalize: options.NoEqualize = False,
+    no_learn: options.NoLearn = False,
+    max_evaluations: options.MaxEvaluations = INT8.max_evaluations,
     images: options.Images = None,
     labels: options.Labels = None,
     image_count: options.ImageCount = DEFAULT_PICTURES,
@@ -45,6 +51,8 @@ def convert(
     max_miou_drop: options.MaxMiouDrop = None,
     opset: options.Opset = None,
     delegate: options.Delegate = None,
+    input_dtype: options.InputType = None,
+    output_dtype: options.OutputType = None,
     etrecord: options.EtRecord = False,
     deployment_target: options.DeploymentTarget = None,
     author: options.Author = None,
@@ -87,6 +95,8 @@ def convert(
             options={
                 "opset": opset,
                 "delegate": delegate,
+                "input_dtype": input_dtype,
+                "output_dtype": output_dtype,
                 "etrecord": etrecord or None,
                 "deployment_target": deployment_target,
                 "author": author,
@@ -95,6 +105,8 @@ def convert(
             gates=GateLimits(min_agreement, min_sqnr, max_miou_drop),
             calibration=calibration,
             calibration_size=calibration_size,
+            calibration_labels=calibration_labels,
+            recipe=options.recipe_of(ranges, no_equalize, no_learn, max_evaluations),
             images=images,
             labels=labels,
             image_count=image_count,

@@ -34,13 +34,16 @@ _STEPS = {"w8": 127, "w4": 7}
 _OUTPUT_AXIS = {"conv_transpose": 1}
 
 
-def compress_weights(path: Path, precision: str, planned: None = None) -> Quantized:
+def compress_weights(
+    path: Path, precision: str, planned: None = None, options: Mapping[str, Any] | None = None
+) -> Quantized:
     """Compress the weights of the float16 package at ``path`` in place; its metadata and tensors stay as they are.
 
     ``precision``: ``"w8"`` (int8, symmetric, one scale per output channel), ``"w4"`` (int4, one scale and zero point
     per `BLOCK`; of a package for iOS 18 or later), ``"palette4"``, ``"palette6"``, ``"palette8"`` (one palette a
-    weight). ``planned``: there is no plan of activations. Raises `OptionError` for another precision, `UsageError` for
-    a file that is no package, `MissingExtraError` without coremltools.
+    weight). ``planned``: there is no plan of activations; none of the target's ``options`` changes anything. Raises
+    `OptionError` for another precision, `UsageError` for a file that is no package, `MissingExtraError` without
+    coremltools.
     """
     if precision not in _SCHEMES:
         raise unknown_option("compression of Core ML weights", precision, _SCHEMES)

@@ -26,6 +26,7 @@ from mobileseg.quantization.weights import SMALLEST, along, round_channels
 from mobileseg.types import Quantized
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,11 +39,14 @@ RECIPES = {
 _BYTE_ZERO = 128
 
 
-def compress_weights(path: Path, precision: str, planned: None = None) -> Quantized:
+def compress_weights(
+    path: Path, precision: str, planned: None = None, options: Mapping[str, Any] | None = None
+) -> Quantized:
     """Round the weights of the float32 file at ``path``, in place.
 
-    ``precision``: ``"w8"`` or ``"dynamic"``. ``planned``: there is no plan of activations. Raises `OptionError` for
-    another precision, `UsageError` for a file that is no ONNX model, `MissingExtraError` without onnx.
+    ``precision``: ``"w8"`` or ``"dynamic"``. ``planned``: there is no plan of activations; none of the target's
+    ``options`` changes anything. Raises `OptionError` for another precision, `UsageError` for a file that is no ONNX
+    model, `MissingExtraError` without onnx.
     """
     if precision not in RECIPES:
         raise unknown_option("compression of ONNX weights", precision, RECIPES)

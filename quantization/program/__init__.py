@@ -3,6 +3,14 @@
 All targets share it. A target's own quantizer writes what is found here into its file's form.
 """
 
-from mobileseg.quantization.program.planned import Planned, equalized, plan_program, same
+from mobileseg.quantization.program.planned import (
+    Planned,
+    Sort,
+    equalize_channels,
+    equalized,
+    int8_agreement,
+    plan_program,
+    same,
+)
 
-__all__ = ["Planned", "equalized", "plan_program", "same"]
+__all__ = ["Planned", "Sort", "equalize_channels", "equalized", "int8_agreement", "plan_program", "same"]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mobileseg.errors import PictureError
+from mobileseg.quantization.calibration import About
 from mobileseg.quantization.prints import Known, print_of
 from mobileseg.quantization.program.insert import inserted
+from mobileseg.quantization.program.judge import Judge
+from mobileseg.quantization.program.names import head_of, layers_of, named
 from mobileseg.quantization.program.plan import plan_for, ranges_of
-from mobileseg.quantization.program.search import agreement, search
+from mobileseg.quantization.program.search import cost, search
 from mobileseg.quantization.program.simulate import Observer, observe
-from mobileseg.quantization.program.values import is_float, values_of
+from mobileseg.quantization.program.values import is_float, name_of, units_of, values_of
+from mobileseg.quantization.program.watch import Watch
 from mobileseg.quantization.ranges import range_method
 from mobileseg.quantization.recovery.equalize import equalize
+from mobileseg.types import Int8Findings, KeptUnit, NotRun
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,10 +34,19 @@ if TYPE_CHECKING:
     from mobileseg.quantization.program.plan import Plan
     from mobileseg.quantization.program.search import Searched
     from mobileseg.quantization.program.values import Values
+    from mobileseg.quantization.recovery.equalize import Equalized
     from mobileseg.types import Int8Recipe
+
+Sort = Callable[["Values"], "Values"]
+"""The values that a target rounds, of those that could be."""
+
+Tell = Callable[[str, int, int], None]
+"""Called with what is counted, how many are done, and how many there are (0: not known)."""
 
 CANDIDATES = ("percentile", "percentile:99.999", "mse", "min-max")
 """Of these range methods ``"auto"`` takes the one that keeps most pixels equal on the probes."""
+
+NO_LABELS = "the calibration pictures have no labels (--calibration-labels)"
 
 Pictures = Callable[[], "Iterator[NDArray[np.uint8]]"]
 """Each call gives the pictures anew, (H, W, 3) uint8 RGB of the program's size, one at a time."""
@@ -40,8 +54,9 @@ Pictures = Callable[[], "Iterator[NDArray[np.uint8]]"]
 
 @dataclass(frozen=True)
 class Planned:
-    """``module``: the rewritten program, in float. ``ranges``: the method that was taken. ``images``: how many
-    pictures calibrated; ``picture``: one of them."""
+    """``module``: the rewritten program, in float. ``ranges``: the method that was taken, ``tried``: the share of equal
+    pixels of each that was tried. ``images``: how many pictures calibrated; ``picture``: one of them. ``warnings``:
+    what is odd about pictures and activations (`watch`)."""
 
     module: GraphModule
     plan: Plan
@@ -50,6 +65,8 @@ class Planned:
     ranges: str
     images: int
     picture: NDArray[np.uint8]
+    tried: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -62,6 +79,10 @@ class Planned:
         ]
         if self.recipe.equalized:
             said.insert(1, "channels equalized")
+        if found.miou_drop is not None:
+            said.append(f"{max(0.0, found.miou_drop):.2f} points of mIoU lost there")
+        elif self.recipe.max_miou_drop is not None:
+            said.append(f"{NO_LABELS}, so that the limit of mIoU is a gate alone")
         if found.kept:
             said.append(
                 f"{len(found.kept)} of {len(found.errors)} units kept in float, {found.cost:.0%} of the cost: "
@@ -71,8 +92,47 @@ class Planned:
 
     @property
     def kept_float(self) -> tuple[str, ...]:
-        """The names of the values whose operators compute in float."""
-        return tuple(node.name for item in self.searched.kept for node in item.unit if node in self.plan.values.rounded)
+        """What computes in float, ``"KIND: layer of the checkpoint"``, the largest error first."""
+        return tuple(f"{unit.operator}: {unit.name}" for unit in self.kept)
+
+    @property
+    def kept(self) -> tuple[KeptUnit, ...]:
+        """The units in float, the largest error for its cost first."""
+        found, layers = self.searched, layers_of(self.module)
+        error = sum(item.error for item in found.errors)
+        whole = cost(self.module, self.module.graph.nodes)
+        heads = [head_of(item.unit, self.plan.values) for item in found.kept]
+        return tuple(
+            KeptUnit(
+                named(head, layers),
+                name_of(head),
+                item.error / error if error > 0.0 else 0.0,
+                cost(self.module, item.unit) / whole,
+            )
+            for head, item in zip(heads, found.kept, strict=True)
+        )
+
+    @property
+    def findings(self) -> Int8Findings:
+        """What a report tells of the plan; of the file, nothing yet."""
+        found = self.searched
+        return Int8Findings(
+            recipe=self.recipe,
+            ranges=self.ranges,
+            ranges_tried=self.tried,
+            probes=min(self.recipe.probes, self.images),
+            int8=found.int8,
+            agreement=found.agreement,
+            miou_drop=NotRun(NO_LABELS) if found.miou_drop is None else found.miou_drop,
+            held=found.held,
+            evaluations=len(found.tried),
+            units=sum(1 for _ in units_of(self.plan.values, self.module)),
+            kept=self.kept,
+            cost_share=found.cost,
+            float_operators=NotRun("the runtime chooses what it computes in float beside what is kept"),
+            equalization=NotRun("it was not asked for"),
+            warnings=self.warnings,
+        )
 
     def written(self) -> GraphModule:
         """The program with its values quantized and back (`insert`)."""
@@ -97,46 +157,111 @@ class Planned:
         return found
 
 
+NOTHING = About()
+
+
 def same(values: Values) -> Values:
     """What most targets round: what the program's own sorting finds."""
     return values
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """``plan``: int8 throughout, by the range method ``ranges``; ``tried``: the share of equal pixels of each method,
+    where several were tried. ``images``: how many pictures calibrated. ``judge``: holds plans against float on the
+    probes. ``warnings``: of `watch`."""
+
+    plan: Plan
+    ranges: str
+    images: int
+    judge: Judge
+    tried: Mapping[str, float]
+    warnings: tuple[str, ...]
+
+    @property
+    def probes(self) -> Sequence[Tensor]:
+        """What agreement is measured on, each (N, 3, H, W) float32."""
+        return self.judge.pictures
 
 
 def plan_program(
     module: GraphModule,
     pictures: Pictures,
     recipe: Int8Recipe,
-    sort: Callable[[Values], Values] = same,
-    progress: Callable[[str, int, int], None] | None = None,
+    sort: Sort = same,
+    progress: Tell | None = None,
+    about: About = NOTHING,
 ) -> Planned:
     """Calibrate, and keep in float what the recipe's budget asks for.
 
-    ``module``: unlifted, in a target's forms, each node's value in ``meta["val"]``. ``sort``: the values that the
-    target rounds, of those that could be. ``progress``: called with what is
-    counted, how many are done, and how many there are (0: not known).
+    ``module``, ``sort``, ``progress``, ``about``, and what is raised: as of `calibrated`.
+    """
+    tell = progress or (lambda what, done, of: None)
+    found = calibrated(module, pictures, recipe, sort, progress, about)
+    searched = search(
+        module,
+        found.plan,
+        found.probes,
+        at_least=recipe.min_agreement,
+        most_lost=recipe.max_miou_drop,
+        evaluations=recipe.max_evaluations,
+        judge=found.judge,
+        progress=lambda done, of: tell("operators", done, of),
+        tried=lambda done, of: tell("plans", done, of),
+    )
+    picture = next(pictures())
+    return Planned(
+        module, searched.plan, searched, recipe, found.ranges, found.images, picture, found.tried, found.warnings
+    )
 
-    Raises `PictureError` where there is no picture, or one of another size; `OptionError` for an unknown range method.
+
+def calibrated(
+    module: GraphModule,
+    pictures: Pictures,
+    recipe: Int8Recipe,
+    sort: Sort = same,
+    progress: Tell | None = None,
+    about: About = NOTHING,
+) -> Calibrated:
+    """The plan of int8 throughout: ranges of all values, by the method that keeps most pixels equal.
+
+    ``module``: unlifted, in a target's forms, each node's value in ``meta["val"]``. ``sort``: the values that the
+    target rounds, of those that could be. ``about``: the pictures' number, names and labels.
+
+    Raises `PictureError` where there is no picture, or one of another size; `OptionError` for an unknown range method;
+    `CheckpointError` where the network computes no finite numbers on a picture.
     """
     methods = {name: range_method(name) for name in (CANDIDATES if recipe.ranges == "auto" else (recipe.ranges,))}
     values = sort(values_of(module))
     tell = progress or (lambda what, done, of: None)
-    tensors = (tensor_of(picture, _shape(module), number) for number, picture in enumerate(pictures(), 1))
-    statistics, images = observe(module, values, tensors, lambda done: tell("pictures", done, 0))
+    watch = Watch(module, values, about)
+    tensors = (_watched(watch, picture, _shape(module), number) for number, picture in enumerate(pictures(), 1))
+    statistics, images = observe(module, values, tensors, lambda done: tell("pictures", done, about.count), watch.value)
     if images == 0:
         raise PictureError("There is no calibration picture; int8 needs some. Name their folder with --calibration.")
-    probes = [tensor_of(_mirrored(picture), _shape(module)) for picture in itertools.islice(pictures(), recipe.probes)]
+    judge = _judge(module, pictures, recipe, about)
     plans = {name: plan_for(values, ranges_of(values, statistics, method)) for name, method in methods.items()}
-    best = next(iter(plans))
+    tried: dict[str, float] = {}
     if len(plans) > 1:
-        best = max(plans, key=lambda name: agreement(module, plans[name], probes))
-    searched = search(
-        module,
-        plans[best],
-        probes,
-        at_least=recipe.min_agreement,
-        progress=lambda done, of: tell("operators", done, of),
-    )
-    return Planned(module, searched.plan, searched, recipe, best, images, next(pictures()))
+        for number, (name, plan) in enumerate(plans.items(), 1):
+            tried[name] = judge.effect(plan).agreement
+            tell("range methods", number, len(plans))
+    best = max(plans, key=lambda name: tried.get(name, 0.0))
+    return Calibrated(plans[best], best, images, judge, tried, watch.warnings(statistics))
+
+
+def _watched(watch: Watch, picture: NDArray[np.uint8], shape: Sequence[int], number: int) -> Tensor:
+    watch.picture(picture)
+    return tensor_of(picture, shape, number)
+
+
+def _judge(module: GraphModule, pictures: Pictures, recipe: Int8Recipe, about: About) -> Judge:
+    """Of the first pictures, mirrored, and their labels where there are any."""
+    probes = [tensor_of(_mirrored(picture), _shape(module)) for picture in itertools.islice(pictures(), recipe.probes)]
+    if about.labels is None:
+        return Judge(module, probes)
+    labels = [_mirrored(labels) for labels in itertools.islice(about.labels(), recipe.probes)]
+    return Judge(module, probes, labels, about.void)
 
 
 def _mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -162,10 +287,32 @@ def tensor_of(picture: NDArray[np.uint8], shape: Sequence[int], number: int = 1)
 
 
 def equalized(program: ExportedProgram, pictures: Pictures, recipe: Int8Recipe) -> ExportedProgram:
+    """`equalize_channels`'s program."""
+    return equalize_channels(program, pictures, recipe).program
+
+
+def equalize_channels(program: ExportedProgram, pictures: Pictures, recipe: Int8Recipe) -> Equalized:
     """The program in canonical form, before its rewriting, with channels of like ranges (`recovery.equalize`)."""
     shape = program.example_inputs[0][0].shape
     few = itertools.islice(pictures(), recipe.probes)
-    return equalize(program, (tensor_of(picture, shape, n) for n, picture in enumerate(few, 1))).program
+    return equalize(program, (tensor_of(picture, shape, n) for n, picture in enumerate(few, 1)))
+
+
+def int8_agreement(
+    module: GraphModule,
+    pictures: Pictures,
+    recipe: Int8Recipe,
+    sort: Sort = same,
+    progress: Tell | None = None,
+    about: About = NOTHING,
+) -> float:
+    """The share of equal pixels, 0 to 1, of int8 throughout, with one method of ranges, on the mirrored probes."""
+    tell = progress or (lambda what, done, of: None)
+    values = sort(values_of(module))
+    tensors = (tensor_of(picture, _shape(module), number) for number, picture in enumerate(pictures(), 1))
+    statistics, _ = observe(module, values, tensors, lambda done: tell("pictures", done, about.count))
+    plan = plan_for(values, ranges_of(values, statistics, range_method(recipe.ranges)))
+    return _judge(module, pictures, recipe, NOTHING).effect(plan).agreement
 
 
 def _shape(module: GraphModule) -> Sequence[int]:

@@ -119,15 +119,22 @@ def _rounded_weights(module: GraphModule, plan: Plan) -> Mapping[Node, Tensor]:
 
 
 def observe(
-    module: GraphModule, values: Values, pictures: Iterable[Tensor], progress: Callable[[int], None] | None = None
+    module: GraphModule,
+    values: Values,
+    pictures: Iterable[Tensor],
+    progress: Callable[[int], None] | None = None,
+    look: Callable[[Node, Tensor], None] | None = None,
 ) -> tuple[dict[Node, Statistics], int]:
     """Statistics of each rounded value, and the number of pictures.
 
-    ``pictures``: (1, 3, H, W) float32 in 0..255, taken one at a time; ``progress`` is called with the number done.
+    ``pictures``: (1, 3, H, W) float32 in 0..255, taken one at a time; ``progress`` is called with the number done,
+    ``look`` with each rounded value of each picture before it is counted.
     """
     statistics: dict[Node, Statistics] = {}
 
     def see(node: Node, value: Tensor) -> None:
+        if look is not None:
+            look(node, value)
         width = value.shape[-1] if value.ndim else 1
         statistics.setdefault(node, Statistics()).add(value.detach().reshape(-1).numpy(), width)
 

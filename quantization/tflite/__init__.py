@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from mobileseg.quantization.tflite.static import QuantizedModel, quantize_planned, quantize_static, quantize_wide
 from mobileseg.quantization.tflite.weights import compress_weights
 from mobileseg.types import Quantized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -28,15 +29,24 @@ __all__ = [
 ]
 
 
-def quantize_file(path: Path, precision: str, planned: Planned) -> Quantized:
-    """`quantize_planned` of a float32 file, in place. Its one ``precision`` is ``"int8"``."""
-    model = quantize_planned(path.read_bytes(), planned.known(), planned.picture)
+def quantize_file(path: Path, precision: str, planned: Planned, options: Mapping[str, Any]) -> Quantized:
+    """`quantize_planned` of a float32 file, in place. Its one ``precision`` is ``"int8"``; of the target's options it
+    heeds ``input_dtype`` and ``output_dtype``."""
+    dtypes = {name: options[name] for name in ("input_dtype", "output_dtype") if name in options}
+    model = quantize_planned(path.read_bytes(), planned.known(), planned.picture, **dtypes)
     path.write_bytes(model.content)
-    return Quantized(planned.words, model.kept_float)
+    return Quantized(
+        planned.words, planned.kept_float, replace(planned.findings, float_operators=len(model.kept_float))
+    )
 
 
-def quantize_observed(path: Path, precision: str, pictures: Callable[[], Iterator[NDArray[np.uint8]]]) -> Quantized:
-    """`quantize_wide` of a float32 file, in place. Its one ``precision`` is ``"w8a16"``."""
+def quantize_observed(
+    path: Path,
+    precision: str,
+    pictures: Callable[[], Iterator[NDArray[np.uint8]]],
+    options: Mapping[str, Any] | None = None,
+) -> Quantized:
+    """`quantize_wide` of a float32 file, in place. Its one ``precision`` is ``"w8a16"``, and it has no options."""
     model = quantize_wide(path.read_bytes(), pictures())
     path.write_bytes(model.content)
     return Quantized(model.recipe, model.kept_float)

@@ -182,11 +182,9 @@ class Graph:
     def to_bytes(self) -> bytes:
         """The file, without the tensors, buffers and operator codes that nothing uses any more, and with constants of
         equal bytes once. The graph is spent."""
-        import flatbuffers
-
         self._share_buffers()
         self._drop_unused()
-        builder = flatbuffers.Builder(1 << 20)
+        builder = _sharing_builder()
         builder.Finish(self.model.Pack(builder), FILE_IDENTIFIER)
         return bytes(builder.Output())
 
@@ -225,6 +223,24 @@ class Graph:
         model.operatorCodes = [model.operatorCodes[i] for i in codes]
         for operator in self.operators:
             operator.opcodeIndex = codes[operator.opcodeIndex]
+
+
+def _sharing_builder() -> Any:
+    """A builder that writes vectors of equal numbers (shapes, scales, the zero points of weights and biases: half of
+    what quantizing ENet adds to a file) once; bytes, which constants are, as often as asked."""
+    import flatbuffers
+
+    class Sharing(flatbuffers.Builder):
+        def CreateNumpyVector(self, x: NDArray[Any]) -> Any:  # noqa: N802  # the base's name
+            if x.dtype == np.uint8:
+                return super().CreateNumpyVector(x)
+            key = (x.dtype.str, x.tobytes())
+            if key not in written:
+                written[key] = super().CreateNumpyVector(x)
+            return written[key]
+
+    written: dict[tuple[str, bytes], Any] = {}
+    return Sharing(1 << 20)
 
 
 def _renumber(used: set[int]) -> dict[int, int]:

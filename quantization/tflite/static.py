@@ -103,15 +103,23 @@ def quantize_wide(float_model: bytes, pictures: Iterable[NDArray[np.uint8]]) -> 
     return QuantizedModel(graph.to_bytes(), WIDE, tuple(emitted.kept_float), images)
 
 
-def quantize_planned(float_model: bytes, known: Sequence[Known], picture: NDArray[np.uint8]) -> QuantizedModel:
+def quantize_planned(
+    float_model: bytes,
+    known: Sequence[Known],
+    picture: NDArray[np.uint8],
+    *,
+    input_dtype: DType = "float32",
+    output_dtype: DType = "float32",
+) -> QuantizedModel:
     """Quantize the file of a program by the program's plan: ``known`` is what it says of each value, with the value's
     print on ``picture`` ((H, W, 3) uint8), by which the file's tensors are recognised.
 
-    Raises as `quantize_static`.
+    ``input_dtype``, ``output_dtype``: as of `quantize_static`, which also says what is raised.
     """
+    _check(input_dtype, output_dtype)
     graph = Graph(float_model)
     matched = match(graph, float_model, known, picture)
-    emitted = _Emitter(graph, matched.ranges, "float32", "float32", matched.floats)
+    emitted = _Emitter(graph, matched.ranges, input_dtype, output_dtype, matched.floats)
     emitted.run()
     return QuantizedModel(graph.to_bytes(), PLANNED, tuple(emitted.kept_float), 1)
 

@@ -25,6 +25,7 @@ from mobileseg.quantization.weights import SMALLEST, round_channels
 from mobileseg.types import Quantized
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 RECIPES = {
@@ -39,12 +40,14 @@ _DEQUANTIZE_VERSION = 5
 """With a scale per channel."""
 
 
-def compress_weights(path: Path, precision: str, planned: None = None) -> Quantized:
+def compress_weights(
+    path: Path, precision: str, planned: None = None, options: Mapping[str, Any] | None = None
+) -> Quantized:
     """Round the weights of the float32 file at ``path``, in place.
 
-    ``precision``: ``"w8"`` or ``"dynamic"``. ``planned``: there is no plan of activations. Raises `OptionError` for
-    another precision, `UsageError` for a file that is none of TFLite's, `MissingExtraError` without the packages of
-    extra ``tflite``.
+    ``precision``: ``"w8"`` or ``"dynamic"``. ``planned``: there is no plan of activations; none of the target's
+    ``options`` changes anything. Raises `OptionError` for another precision, `UsageError` for a file that is none of
+    TFLite's, `MissingExtraError` without the packages of extra ``tflite``.
     """
     if precision not in RECIPES:
         raise unknown_option("compression of TFLite weights", precision, RECIPES)

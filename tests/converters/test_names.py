@@ -95,3 +95,15 @@ def test_names_reach_the_file(exported, tmp_path: Path, target, package, form, s
     assert KEPT.encode() in path.read_bytes()
     if target != "onnx":
         assert any(layer.name.startswith(KEPT) for layer in read_graph(path).layers)
+
+
+def test_what_a_tflite_computes_is_called_after_its_operator(exported, tmp_path: Path):
+    pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
+    from mobileseg.converters.tflite import TARGET
+
+    path = tmp_path / "network.tflite"
+    metadata = {"input": {"layout": "NHWC"}, "output": {"layout": "NHWC"}}
+    TARGET.lower(rewrite(exported, "tflite", "fp32"), Lowering("fp32", "logits", metadata, {}), path)
+    content = path.read_bytes()
+    assert b"conv_2d_" in content
+    assert b"_ChannelsLast;" not in content

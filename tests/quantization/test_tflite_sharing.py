@@ -107,3 +107,21 @@ def test_a_cache_of_packed_weights_changes_nothing(
     path.write_bytes(repeated)
     expected = run(repeated, pictures[2], XNNPACK)
     np.testing.assert_array_equal(run_with_weight_cache(path, pictures[2], expected.shape), expected)
+
+
+def places(content: bytes, vector: str) -> list[int]:
+    """Where in the file each tensor has its ``shape``, or its quantization's ``zero_point``."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+    tensors = [graph.Tensors(i) for i in range(graph.TensorsLength())]
+    tables = [t._tab if vector == "shape" else t.Quantization()._tab for t in tensors if t.Quantization()]
+    field = {"shape": 4, "zero_point": 10}[vector]
+    return [table.Vector(table.Offset(field)) for table in tables if table.Offset(field)]
+
+
+@pytest.mark.parametrize("vector", ["shape", "zero_point"])
+def test_equal_vectors_of_numbers_lie_in_the_file_once(repeated: bytes, vector: str) -> None:
+    found = places(repeated, vector)
+    assert len(found) > 10
+    assert len(set(found)) < 0.7 * len(found)

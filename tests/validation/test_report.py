@@ -7,13 +7,26 @@ import hashlib
 import json
 import math
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from mobileseg.errors import MissingExtraError, OutputError
-from mobileseg.types import Artifact, Checkpoint, GateLimits, NotRun, Preprocessing, Rewrite, TensorSpec
+from mobileseg.types import (
+    INT8,
+    Artifact,
+    Checkpoint,
+    Equalization,
+    GateLimits,
+    Int8Findings,
+    KeptUnit,
+    NotRun,
+    Preprocessing,
+    Rewrite,
+    TensorSpec,
+)
 from mobileseg.validation.gates import apply_gates
 from mobileseg.validation.metrics import Agreement, ClassAgreement, LabelCounts, LogitErrors
 from mobileseg.validation.parity import ParityResult
@@ -291,3 +304,51 @@ def test_without_jsonschema_the_extra_is_named(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     with pytest.raises(MissingExtraError, match=r"mobileseg\[report\]"):
         schema_faults(report)
+
+
+def test_classes_that_lost_more_than_five_points_are_named_the_worst_first(make):
+    given = replace(scores(), iou_reference=(0.9, 0.5, 0.4), iou_artifact=(0.86, 0.44, 0.2))
+    report = make(parity(scores=given))["parity"]
+    assert report["classes_lost"] == [
+        {"class": "void", "iou_reference": 0.4, "iou_artifact": 0.2},
+        {"class": "car", "iou_reference": 0.5, "iou_artifact": 0.44},
+    ]
+    assert report["classes_vanished"] == []
+
+
+def test_a_class_that_the_file_never_gives_is_named_without_labels(make):
+    confusion = np.asarray([[5, 0, 0, 0], [3, 0, 0, 1], [0, 0, 0, 0]])
+    report = make(parity(classes=ClassAgreement((1.0, 0.0, None), confusion), scores=NotRun("no labels")))["parity"]
+    assert report["classes_vanished"] == [{"class": "car", "pixels": 4}]
+    assert report["classes_lost"] == {"not_run": "no labels"}
+
+
+def test_an_int8_plan_is_told_whole(make):
+    pytest.importorskip("jsonschema")
+    unit = KeptUnit("encoder.conv", "conv2d", 0.5, 0.1)
+    found = Int8Findings(
+        recipe=INT8,
+        ranges="mse",
+        ranges_tried={"mse": 0.99, "min-max": 0.98},
+        probes=4,
+        int8=0.97,
+        agreement=0.99,
+        miou_drop=NotRun("no labels"),
+        held=True,
+        evaluations=3,
+        units=10,
+        kept=(unit,),
+        cost_share=0.1,
+        float_operators=2,
+        equalization=Equalization(12, 1.5, 0.96),
+        warnings=("encoder.conv is 0 throughout.",),
+    )
+    report = make(quantization=QuantizationRecord("static int8", "pictures", 12, ("conv2d: encoder.conv",), found))
+    assert schema_faults(json.loads(dumps(report))) == []
+    told = report["quantization"]
+    assert told["plan"]["kept"] == [
+        {"name": "encoder.conv", "operator": "conv2d", "error_share": 0.5, "cost_share": 0.1}
+    ]
+    assert told["plan"]["equalization"]["agreement_without"] == 0.96
+    assert told["warnings"] == ["encoder.conv is 0 throughout."]
+    assert make()["quantization"]["plan"] == {"not_run": "this precision needs no int8 plan"}

@@ -85,7 +85,8 @@ class Graph:
     """``operators``: how many of each there are, the most frequent first. ``weight_bytes``: of all constants, each
     counted once. ``layers``: those that own constants, the largest first. ``quantization``: how tensors are stored,
     by type: ``{"float32": 12, "int8 per channel": 60}`` counts constants. ``planned_bytes``: what the file's memory
-    plan reserves for tensors between operators; a delegate's own memory is not in it.
+    plan reserves for tensors between operators; a delegate's own memory is not in it. ``oldest_runtime``: the first
+    release that runs the file, by its operators' versions; None for kinds of files that have none.
 
     ``operations``: every operator in the order in which the file runs them, those inside a delegate's calls among them
     as far as they can be read. ``peak``: of the values between them, counted by when each is last read: what the best
@@ -100,6 +101,7 @@ class Graph:
     operations: tuple[Operation, ...]
     peak: Peak | NotRun
     planned_bytes: int | NotRun = NO_PLAN
+    oldest_runtime: str | NotRun | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -14,6 +14,7 @@ from mobileseg.validation.graphs.base import ANY_SIZE, ONE_PICTURE, Delegation, 
 from mobileseg.validation.graphs.costs import Call, Key, Listing, Tensor, counted_costs
 from mobileseg.validation.graphs.rules import unknown
 from mobileseg.validation.graphs.rules.tflite import RULES
+from mobileseg.validation.graphs.tflite_versions import oldest_runtime
 from mobileseg.validation.graphs.xnnpack import reason
 
 if TYPE_CHECKING:
@@ -47,8 +48,17 @@ def read(path: Path) -> Graph:
         delegation=replace(xnnpack_delegation(details), left=_left(interpreter)),
         operations=operations,
         peak=peak,
+        oldest_runtime=oldest_runtime(_versions(schema, model)),
         notes=notes,
     )
+
+
+def _versions(schema: Any, model: Any) -> Iterator[tuple[str, int]]:
+    """(operator, version) of all that the file names."""
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    for index in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(index)
+        yield names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())], code.Version()
 
 
 def listing(interpreter: Any, model: Any) -> tuple[Listing, tuple[str, ...]]:
