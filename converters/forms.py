@@ -151,6 +151,7 @@ TABLE: dict[tuple[str, str], Forms] = {
     ("executorch", "fp16"): _of_halves(_XNNPACK),
     # Rows of constants would round once more, and XNNPACK has no fast maximum of int8.
     ("executorch", "int8"): replace(_XNNPACK, prelu="native", affine="convolution"),
+    ("executorch", "dynamic"): _XNNPACK,
     ("executorch-coreml", "fp32"): _COREML,
     ("executorch-coreml", "fp16"): _of_halves(_COREML),
     ("executorch-portable", "fp32"): _PORTABLE,

@@ -218,6 +218,8 @@ def write(
             return found
     if planned is not None:
         return Quantized(planned.words, planned.kept_float, planned.findings)
+    if recipe is not None:
+        return Quantized(recipe.words)
     return NotRun(f"{precision} is not quantized")
 
 

@@ -43,6 +43,13 @@ QUANTIZERS = {
     ("tflite", "w8a16"): Recipe("fp32", False, "mobileseg.quantization.tflite:quantize_observed", observed=True),
     ("onnx", "int8"): Recipe("fp32", True, None),
     ("executorch", "int8"): Recipe("fp32", True, None),
+    ("executorch", "dynamic"): Recipe(
+        "dynamic",
+        False,
+        None,
+        words="weights of convolutions int8, symmetric, a scale per output channel; what they read rounded to 8 bits "
+        "as the file runs; depthwise and transposed ones and weights of fewer than 1024 numbers float32",
+    ),
     ("coreml", "int8"): Recipe("int8", True, None, "mobileseg.quantization.coreml.values:values_for_core_ml"),
     **{
         ("coreml", precision): Recipe("fp16", False, "mobileseg.quantization.coreml:compress_weights")

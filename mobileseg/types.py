@@ -164,13 +164,14 @@ class Recipe:
     (`mobileseg.registry.function`); None where the plan is written into the program, which is then lowered.
     ``values``: ``"module:function"`` that says which values the target rounds, where those are others than
     `quantization.program.values` finds. ``observed``: whether the function measures ranges itself, and is handed the
-    calibration pictures in place of a plan."""
+    calibration pictures in place of a plan. ``words``: what is said of it where the target itself does it."""
 
     base: str
     planned: bool
     function: str | None
     values: str | None = None
     observed: bool = False
+    words: str = ""
 
     @property
     def calibrated(self) -> bool:

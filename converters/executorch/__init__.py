@@ -45,7 +45,7 @@ TARGET = Target(
     suffix=".pte",
     extra="executorch",
     modules=("executorch",),
-    precisions=("fp32", "fp16", "int8"),
+    precisions=("fp32", "fp16", "int8", "dynamic"),
     input_layout="NCHW",
     # Whatever a delegate leaves, an unpooling without a rewrite included, runs on ExecuTorch's own kernels.
     forbidden=frozenset(),

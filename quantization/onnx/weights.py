@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mobileseg.channel_rounding import SMALLEST, along, round_channels
 from mobileseg.errors import MissingExtraError, UsageError, unknown_option
-from mobileseg.quantization.weights import SMALLEST, along, round_channels
 from mobileseg.types import Quantized
 
 if TYPE_CHECKING:

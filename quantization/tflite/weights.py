@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mobileseg.channel_rounding import SMALLEST, round_channels
 from mobileseg.errors import unknown_option
 from mobileseg.quantization.tflite.flatbuffer import Graph
 from mobileseg.quantization.tflite.operators import RULES, Weights
-from mobileseg.quantization.weights import SMALLEST, round_channels
 from mobileseg.types import Quantized
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobileseg.quantization.params import GREATEST
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+GREATEST = 127
+"""Of the numbers; the least is its negative."""
 
 SMALLEST = 1024
 """Weights of fewer numbers stay in float: they save next to nothing (ENet: 4 kB of 510 in all), and the first and last

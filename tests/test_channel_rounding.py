@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mobileseg.quantization.weights import along, round_channels
+from mobileseg.channel_rounding import along, round_channels
 
 WEIGHTS = arrays.arrays(
     np.float32, st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3)), elements=st.floats(-9, 9, width=32)
