@@ -13,10 +13,21 @@ if TYPE_CHECKING:
     from mobileseg.pipeline import convert
     from mobileseg.prediction import predict
     from mobileseg.proving import validate
+    from mobileseg.sensing import sensitivity
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "convert", "doctor", "inspect", "load_checkpoint", "predict", "set_up", "validate"]
+__all__ = [
+    "__version__",
+    "convert",
+    "doctor",
+    "inspect",
+    "load_checkpoint",
+    "predict",
+    "sensitivity",
+    "set_up",
+    "validate",
+]
 
 # Looked up when first asked for, so that importing the package imports no torch.
 _HOMES = {
@@ -25,6 +36,7 @@ _HOMES = {
     "inspect": "mobileseg.inspection",
     "load_checkpoint": "mobileseg.checkpoint",
     "predict": "mobileseg.prediction",
+    "sensitivity": "mobileseg.sensing",
     "set_up": "mobileseg.devices",
     "validate": "mobileseg.proving",
 }

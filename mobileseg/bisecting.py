@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobileseg import registry
+from mobileseg.decibels import as_plain
 from mobileseg.types import OutputSize, TensorSpec
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mobileseg.converters.export import Exported
     from mobileseg.types import Checkpoint
     from mobileseg.validation.bisect import Comparison, Fault, Match
+    from mobileseg.validation.bisect.differences import Difference
     from mobileseg.validation.runners import Runner
     from mobileseg.validation.traces import Trace
 
@@ -91,18 +93,22 @@ def _comparison(
 ) -> Comparison:
     import torch
 
-    from mobileseg.foreign import Logits
+    from mobileseg.foreign import path_in_deployed
     from mobileseg.validation.bisect import Candidate, Candidates, Comparison, Network
 
-    # Of `Deployed`, and of what reduces a network of others to its main output.
-    prefix = "network.network." if isinstance(checkpoint.network, Logits) else "network."
     return Comparison(
-        network=Network(exported.program.module(check_guards=False), prefix),
-        candidates=Candidates(trace),
+        network=Network(exported.program.module(check_guards=False), path_in_deployed(checkpoint.network)),
+        candidates=Candidates(trace, scaled=_may_be_scaled(runner)),
         precision=runner.artifact.precision,
         picture=torch.from_numpy(fed),
         output=Candidate(trace.outputs[0], channels_last=runner.outputs[0].layout == "NHWC"),
     )
+
+
+def _may_be_scaled(runner: Runner) -> bool:
+    """Whether channels may have been equalized, or signs turned, on the way to this file."""
+    recipe = registry.QUANTIZERS.get((runner.artifact.target, runner.artifact.precision))
+    return runner.metadata.get("tool") == "mobileseg" and recipe is not None and recipe.planned
 
 
 def _rewrites(runner: Runner, exported: Exported) -> Mapping[str, tuple[str, ...]]:
@@ -116,15 +122,20 @@ def _rewrites(runner: Runner, exported: Exported) -> Mapping[str, tuple[str, ...
     return touched(exported, target.backend(metadata.get("options", {})), runner.artifact.precision)
 
 
-def _value(comparison: Comparison, node: str, match: Match, accumulated_db: float) -> dict[str, Any]:
+def _value(comparison: Comparison, node: str, match: Match, accumulated: Difference) -> dict[str, Any]:
     makers = {key: step for step in comparison.candidates.trace.steps for key in step.outputs}
     step = makers.get(match.candidate.key)
     return {
         **_node(comparison, node),
         "file_operator": step.operator if step else "input",
         "file_name": step.name if step else match.candidate.key,
+        "file_value": match.candidate.key,
         **_difference(match),
-        "accumulated_sqnr_db": _decibels(accumulated_db),
+        "accumulated_sqnr_db": as_plain(accumulated.sqnr_db),
+        "with_saturation": {
+            "sqnr_db": as_plain(match.difference.whole_db),
+            "accumulated_sqnr_db": as_plain(accumulated.whole_db),
+        },
     }
 
 
@@ -148,12 +159,7 @@ def _node(comparison: Comparison, node: str) -> dict[str, str]:
 
 
 def _difference(match: Match) -> dict[str, Any]:
-    return {"sqnr_db": _decibels(match.difference.sqnr_db), "bias_steps": match.difference.bias_steps}
-
-
-def _decibels(value: float) -> float | str:
-    """JSON has no infinity."""
-    return value if abs(value) != float("inf") else "infinite" if value > 0 else "no signal"
+    return {"sqnr_db": as_plain(match.difference.sqnr_db), "bias_steps": match.difference.bias_steps}
 
 
 def _quantization(spec: TensorSpec | None) -> dict[str, Any] | None:

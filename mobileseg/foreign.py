@@ -76,6 +76,11 @@ class Logits(nn.Module):
         return logits
 
 
+def path_in_deployed(network: nn.Module) -> str:
+    """With what the paths of a network's own modules begin in `converters.export.Deployed`."""
+    return "network.network." if isinstance(network, Logits) else "network."
+
+
 def examine(built: Built, num_classes: int | None = None, size: Size | None = None) -> Foreign:
     """Run the network once on zeros (1, 3, H, W), at ``size`` or else the size it declares or the usual one, and read
     its attributes.

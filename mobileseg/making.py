@@ -162,11 +162,11 @@ def _int8_throughout(task: Task, exported: Exported, ranges: str, count: Count |
 
     rewritten = rewritten_for(registry.target(task.target), task.precision, task.options, exported)
     recipe = replace(task.recipe, ranges=ranges)
-    sort = _sorting(registry.QUANTIZERS[task.target, task.precision])
-    return int8_agreement(rewritten.module, task.calibration.pictures, recipe, sort, count, _about(task.calibration))
+    sort = sorting(registry.QUANTIZERS[task.target, task.precision])
+    return int8_agreement(rewritten.module, task.calibration.pictures, recipe, sort, count, about(task.calibration))
 
 
-def _sorting(recipe: Recipe) -> Sort:
+def sorting(recipe: Recipe) -> Sort:
     """Which values a target rounds."""
     from mobileseg.quantization.program import same
 
@@ -205,8 +205,8 @@ def write(
     recipe = registry.QUANTIZERS.get((target.name, precision))
     if recipe is not None and recipe.planned:
         with stage(f"Calibrate {precision}") as count:
-            sort, about = _sorting(recipe), _about(calibration)
-            planned = plan_program(rewritten.module, calibration.pictures, int8, sort, count, about)
+            sort, facts = sorting(recipe), about(calibration)
+            planned = plan_program(rewritten.module, calibration.pictures, int8, sort, count, facts)
         if recipe.function is None:
             rewritten = replace(rewritten, module=planned.written())
     with stage(f"Lower to {target.name}"), quick_graphs():
@@ -223,7 +223,7 @@ def write(
     return NotRun(f"{precision} is not quantized")
 
 
-def _about(source: PictureSource) -> About:
+def about(source: PictureSource) -> About:
     from mobileseg.quantization.calibration import About
 
     return About(source.count, source.names, source.labels, source.void)

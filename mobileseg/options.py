@@ -101,6 +101,7 @@ NumClasses = Annotated[int | None, _option("--num-classes", metavar="N", help="I
 
 # To what
 To = Annotated[str, typer.Option("--to", metavar="TARGET,...", help="Targets, separated by commas, or all.")]
+ToOne = Annotated[str, typer.Option("--to", metavar="TARGET", help="The target whose forms are looked at.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Weights and activations in 8-bit integers.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Weights in 16-bit floating point.")]
 Precision = Annotated[
@@ -258,6 +259,9 @@ Bisect = Annotated[
 Baseline = Annotated[
     Path | None, _option("--baseline", metavar="FILE.json", help="A report; what is worse than it fails.")
 ]
+
+TOP = 20
+Top = Annotated[int, typer.Option("--top", metavar="N", min=1, help="How many layers are shown, the worst first.")]
 
 # Gates
 MinAgreement = Annotated[

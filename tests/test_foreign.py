@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mobileseg import registry
 from mobileseg.checkpoint import load_checkpoint
 from mobileseg.errors import OptionError
+from mobileseg.foreign import path_in_deployed
 from mobileseg.types import Checkpoint, Classes, Preprocessing
 
 
@@ -32,6 +33,14 @@ def test_a_network_that_says_nothing(classes: int, size: tuple[int, int]) -> Non
     loaded = load_checkpoint(None, model=Silent(classes))
     assert (loaded.size, loaded.min_size, loaded.preprocessing.name, loaded.classes) == (size, 1, "unit", None)
     assert [n.option for n in loaded.notices] == ["--size", "--preprocessing"]
+
+
+def test_with_what_paths_of_modules_begin_once_deployed() -> None:
+    from mobileseg.converters.export import Deployed
+
+    network = load(Silent()).network
+    assert f"{path_in_deployed(network)}conv" in dict(Deployed(network, None, "logits").named_modules())
+    assert path_in_deployed(Silent()) == "network."
 
 
 def test_a_network_that_says_everything() -> None:

@@ -385,7 +385,9 @@ VALUE = {
     **{key: WRONG[key] for key in ("node", "operator", "module", "sqnr_db", "bias_steps")},
     "file_operator": "LEAKY_RELU",
     "file_name": "act;28",
+    "file_value": "28",
     "accumulated_sqnr_db": "infinite",
+    "with_saturation": {"sqnr_db": 34.3, "accumulated_sqnr_db": 27.6},
 }
 TIMED = {"device": "host", "runtime": "LiteRT", "threads": 1, "warmup": 1, "runs": 5, "ms_p50": 30.04, "ms_p90": 31.5}
 TIMED |= {"ms_p99": 40.0, "ms_min": 29.0, "load_ms": 4.0, "peak_memory_mb": 12.5}
@@ -410,4 +412,5 @@ def test_a_wrong_operator_and_a_latency_in_all_summaries(good: Validation, summa
     assert "30.0 ms" in words
     assert "12.5" in words
     assert "svg" in page.tags
+    assert [word for word in page.words if word in ("27.6", "34.3", "21.4 %")] == ["27.6", "34.3", "21.4 %"]
     assert page.addresses == [address for address in page.addresses if address.startswith("data:")]

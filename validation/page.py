@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mobileseg.validation.junit import Worded
 from mobileseg.validation.metrics import EQUAL
-from mobileseg.validation.plot import operator_plot
+from mobileseg.validation.plot import layer_plot, operator_plot
 
-TEMPLATE = "page.html.j2"
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TEMPLATE, SENSITIVITY = "page.html.j2", "sensitivity.html.j2"
+
+Words = tuple[Sequence[str], Sequence[str], Sequence[Sequence[str]]]
+"""A table: its columns, those of numbers, and its rows."""
 
 _POWERS = 20
 
@@ -40,14 +45,12 @@ def page(
     facts: Sequence[tuple[str, str]],
     worded: Worded,
     fault_worded: Worded,
+    worst: Words,
 ) -> str:
-    """``facts``: the report's figures in words; ``worded``: a gate, ``fault_worded``: a wrong operator in words."""
-    import jinja2
-
-    text = resources.files("mobileseg.validation").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    """``facts``: the report's figures in words; ``worded``: a gate, ``fault_worded``: a wrong operator in words;
+    ``worst``: the file's values of lowest SQNR."""
     parity = report["parity"]
-    return template.render(
+    return _template(TEMPLATE).render(
         report=report,
         parity=parity,
         facts=facts,
@@ -56,9 +59,27 @@ def page(
         classes=_bars_of_classes(parity.get("per_class_iou_against_reference", {})),
         changes=_bars_of_changes(parity.get("per_class_iou_change", {})),
         strips=strips,
+        worst=worst,
         plot=operator_plot(report["operators"].get("values", ())),
         faults=[fault_worded(fault) for fault in report["operators"].get("faults", ())],
     )
+
+
+def sensitivity_page(
+    report: Mapping[str, Any], name: str, simulated: str, verdict: str, layers: Words, curve: Words
+) -> str:
+    """``report``: of `mobileseg.sensitivity`; ``name``: of the network; the others: what it says, in words."""
+    plot = layer_plot(sorted(report["layers"], key=lambda layer: int(layer["place"])))
+    return _template(SENSITIVITY).render(
+        report=report, name=name, simulated=simulated, verdict=verdict, layers=layers, curve=curve, plot=plot
+    )
+
+
+def _template(name: str) -> Template:
+    import jinja2
+
+    loader = jinja2.PackageLoader("mobileseg.validation", ".")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def _bars_of_errors(histogram: Any) -> list[Bar]:

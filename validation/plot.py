@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,12 @@ HEIGHT, COLUMN, TOP_DB = 160.0, 6.0, 140.0
 """Of the drawing in its own units; what lies above the top is drawn there."""
 
 STEPS_DB = (0, 20, 40, 60, 80, 100, 120)
+
+INT8_TOP_DB, INT8_STEPS_DB = 60.0, (0, 10, 20, 30, 40, 50)
+"""The same of values in int8."""
+
+BARS, DECADES, _GAP = 60.0, 6, 12.0
+"""Height of a bar that is all of the error, the decades down to one that is not drawn, and the gap above bars."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,26 @@ class Plot:
         return " ".join(f"{p.x:.1f},{p.accumulated:.1f}" for p in self.points)
 
 
+@dataclass(frozen=True)
+class ErrorBar:
+    """One unit's share of the error. ``kept``: it is to stay in float."""
+
+    x: float
+    y: float
+    height: float
+    kept: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class LayerPlot(Plot):
+    """A plot with bars below."""
+
+    bars: Sequence[ErrorBar]
+    bar_height: float
+    bar_width: float
+
+
 def operator_plot(values: Sequence[Mapping[str, Any]]) -> Plot | None:
     """``values``: of the report's ``operators``. None for none."""
     if not values:
@@ -59,9 +86,33 @@ def operator_plot(values: Sequence[Mapping[str, Any]]) -> Plot | None:
     return Plot(len(values) * COLUMN, HEIGHT, points, [(_height(float(db)), db) for db in STEPS_DB])
 
 
-def _height(decibels: float | str) -> float:
-    number = {"infinite": TOP_DB, "no signal": 0.0}.get(decibels, 0.0) if isinstance(decibels, str) else decibels
-    return HEIGHT * (1.0 - min(max(number, 0.0), TOP_DB) / TOP_DB)
+def layer_plot(layers: Sequence[Mapping[str, Any]]) -> LayerPlot | None:
+    """``layers``: of a sensitivity's report, in the network's order. None for none."""
+    if not layers:
+        return None
+    points, bars = [], []
+    for i, layer in enumerate(layers):
+        name = f"{' + '.join(layer['operators'])} {layer['module']} ({layer['node']})"
+        said = f"{_text(layer['sqnr_db'])} alone, {_text(layer['accumulated_sqnr_db'])} with all in int8"
+        own, all_ = (_height(layer[key], INT8_TOP_DB) for key in ("sqnr_db", "accumulated_sqnr_db"))
+        points.append(Point((i + 0.5) * COLUMN, own, all_, f"{name}: {said}"))
+        height = BARS * max(0.0, 1.0 + math.log10(max(layer["error_share"], 1e-9)) / DECADES)
+        text = f"{name}: {100 * layer['error_share']:.1f} % of the error, {100 * layer['cost_share']:.1f} % of the cost"
+        bars.append(ErrorBar(i * COLUMN + 1.0, HEIGHT + BARS + _GAP - height, height, layer["kept_float"], text))
+    return LayerPlot(
+        width=len(layers) * COLUMN,
+        height=HEIGHT,
+        points=points,
+        lines=[(_height(float(db), INT8_TOP_DB), db) for db in INT8_STEPS_DB],
+        bars=bars,
+        bar_height=BARS + _GAP,
+        bar_width=COLUMN - 2.0,
+    )
+
+
+def _height(decibels: float | str, top: float = TOP_DB) -> float:
+    number = {"infinite": top, "no signal": 0.0}.get(decibels, 0.0) if isinstance(decibels, str) else decibels
+    return HEIGHT * (1.0 - min(max(number, 0.0), top) / top)
 
 
 def _text(decibels: float | str) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 _NAME = "mobileseg_name"
+_MODULE = "mobileseg_module"
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,21 @@ def name_of(node: object) -> str | None:
     return str(node.meta.get(_NAME, node.target)).replace(".", "_")
 
 
+def module_of(node: Node) -> str:
+    """The path of the module whose forward calls this operator, or the one that it was written for in a rewriting
+    (``"network.encoder.conv"``); empty where it is of none."""
+    stack = node.meta.get("nn_module_stack")
+    return str(node.meta[_MODULE] if _MODULE in node.meta else next(reversed(stack.values()))[0] if stack else "")
+
+
+def written_for(node: Node, original: Node) -> None:
+    """Say that ``node`` computes a part of what ``original`` did (`module_of`)."""
+    node.meta[_MODULE] = module_of(original)
+
+
 def inline(before: Node, function: Callable[..., Any], *arguments: Node) -> list[Node]:
-    """Trace ``function`` of the arguments' tensors and put its operators in front of ``before``; the nodes of what it
-    returns."""
+    """Trace ``function`` of the arguments' tensors and put its operators in front of ``before``, in the name of its
+    module; the nodes of what it returns."""
     # Defaults of the function's own would be traced as inputs; behind *args they are not.
     traced = make_fx(lambda *args: function(*args), pre_dispatch=True)(
         *(value(a).detach().to("meta") for a in arguments)
@@ -106,6 +119,7 @@ def inline(before: Node, function: Callable[..., Any], *arguments: Node) -> list
         for node in traced.graph.nodes:
             if node.op == "call_function":
                 mapping[node] = graph.node_copy(node, lambda n: mapping[n])
+                written_for(mapping[node], before)
     result = traced.graph.output_node().args[0]
     outputs: Sequence[Node] = [result] if isinstance(result, torch.fx.Node) else cast("Sequence[Node]", result)
     return [mapping[n] for n in outputs]

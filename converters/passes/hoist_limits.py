@@ -17,7 +17,7 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, cast
 
-from mobileseg.converters.passes.base import Outcome, Pass, aten, is_call, substitute
+from mobileseg.converters.passes.base import Outcome, Pass, aten, is_call, substitute, written_for
 from mobileseg.converters.passes.blocks import DEPTH_TO_SPACE
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def _apply(module: GraphModule, forms: Forms) -> Outcome:
             with module.graph.inserting_after(source):
                 fused = module.graph.call_function(limit.target, (source, *limit.args[1:]), limit.kwargs)
             fused.meta["val"] = source.meta["val"]
+            written_for(fused, limit)
             source.replace_all_uses_with(fused)
             fused.args = (source, *limit.args[1:])
         substitute(limit, cast("Node", limit.args[0]))

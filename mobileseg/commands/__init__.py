@@ -10,12 +10,14 @@ from mobileseg.commands.doctor import doctor
 from mobileseg.commands.inspect import inspect
 from mobileseg.commands.list import list_
 from mobileseg.commands.predict import predict
+from mobileseg.commands.sensitivity import sensitivity
 from mobileseg.commands.setup import setup
 from mobileseg.commands.validate import validate
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "validate": validate,
+    "sensitivity": sensitivity,
     "predict": predict,
     "doctor": doctor,
     "setup": setup,

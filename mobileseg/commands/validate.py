@@ -59,6 +59,7 @@ def validate(
     Exit code 3 where a gate is not met.
     """
     from mobileseg import proving
+    from mobileseg.layer_tables import show_sqnr
     from mobileseg.summaries import write_summaries
     from mobileseg.types import GateLimits
 
@@ -98,6 +99,7 @@ def validate(
         )
         write_summaries(found, report=report, junit=junit, markdown=markdown, html=html)
         screen.validated(found)
+        show_sqnr(screen, found.report["operators"].get("values", ()))
     if json:
         as_json.emit(found.report)
     raise typer.Exit(found.exit_code)

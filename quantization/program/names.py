@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from mobileseg.quantization.program.values import Values
 
+WRITTEN_FOR = "mobileseg_module"
+"""A node's metadata: the module that a rewriting wrote it for."""
+
 _DEPLOYED, _REDUCED = "network.", "mobileseg.foreign.Logits"
 """Under which name `converters.export.Deployed` has the network, and what may stand between the two."""
 
@@ -30,10 +33,11 @@ def layers_of(module: GraphModule) -> dict[Node, str]:
 
 
 def _own_layer(node: Node) -> str:
+    """Of the module that a rewriting wrote the node for (`converters.passes.base.written_for`), or whose forward called
+    it."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    if not stack:
-        return ""
-    path = f"{stack[-1][0]}.".removeprefix(_DEPLOYED)
+    path = node.meta[WRITTEN_FOR] if WRITTEN_FOR in node.meta else stack[-1][0] if stack else ""
+    path = f"{path}.".removeprefix(_DEPLOYED)
     if any(str(kind).endswith(_REDUCED) for _, kind in stack):
         path = path.removeprefix(_DEPLOYED)
     return path.rstrip(".")

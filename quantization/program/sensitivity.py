@@ -6,14 +6,14 @@ there on alone. Units are `values.units_of`: what computing one rounded value ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mobileseg.quantization.program.plan import Plan
-from mobileseg.quantization.program.simulate import Simulator, first_result
+from mobileseg.quantization.program.simulate import Simulator, first_result, rounded_weights
 from mobileseg.quantization.program.values import units_of
 
 if TYPE_CHECKING:
@@ -39,17 +39,16 @@ def sensitivities(
 
     ``progress``: called with the evaluations done, and all.
     """
-    units = list(units_of(plan.values, module))
+    units, weights = list(units_of(plan.values, module)), rounded_weights(module, plan)
     errors = [0.0] * len(units)
     with torch.no_grad():
         for number, picture in enumerate(pictures):
-            base = _Stepper(module, _none(plan))
+            base = Stepper(module, nothing(plan), weights={})
             reference = base.result(picture)
             energy = max(float(reference.double().square().sum()), torch.finfo(torch.float32).tiny)
             base.start(picture)
             for place, unit in enumerate(units):
-                alone = _Stepper(module, _only(plan, units, place))
-                found = alone.resume(base, unit[0])
+                found = alone(module, plan, units, place, weights).resume(base, unit[0])
                 errors[place] += float((found - reference).double().square().sum()) / energy
                 base.advance(unit)
                 if progress is not None:
@@ -57,18 +56,24 @@ def sensitivities(
     return [Sensitivity(unit, error / max(1, len(pictures))) for unit, error in zip(units, errors, strict=True)]
 
 
-def _none(plan: Plan) -> Plan:
+def nothing(plan: Plan) -> Plan:
+    """The plan that rounds nothing."""
     return Plan(plan.values, {}, {}, frozenset())
 
 
-def _only(plan: Plan, units: Sequence[tuple[Node, ...]], place: int) -> Plan:
-    """The plan that rounds what one unit computes, and its weights."""
-    ends = {n for n in units[place] if n in plan.scales}
-    floats = frozenset(n for i, unit in enumerate(units) if i != place for n in unit)
-    return Plan(plan.values, {n: plan.ranges[n] for n in ends}, {n: plan.scales[n] for n in ends}, floats)
+def alone(
+    module: GraphModule, plan: Plan, units: Sequence[tuple[Node, ...]], place: int, weights: Mapping[Node, Tensor]
+) -> Stepper:
+    """What runs one unit in int8 and all others in float: it rounds what the unit computes, and its weights, and not
+    what it reads, which is other units' error. ``weights``: `rounded_weights` of the plan."""
+    unit = units[place]
+    ends = {n for n in unit if n in plan.scales}
+    floats = frozenset(n for i, other in enumerate(units) if i != place for n in other)
+    own = Plan(plan.values, {n: plan.ranges[n] for n in ends}, {n: plan.scales[n] for n in ends}, floats)
+    return Stepper(module, own, weights={n: weights[n] for n in unit if n in weights})
 
 
-class _Stepper(Simulator):
+class Stepper(Simulator):
     """Runs the program in pieces."""
 
     def result(self, picture: Tensor) -> Tensor:
@@ -81,13 +86,16 @@ class _Stepper(Simulator):
             if node.op in {"placeholder", "get_attr"}:
                 self.env[node] = self.run_node(node)
 
-    def advance(self, nodes: Sequence[Node]) -> None:
+    def advance(self, nodes: Sequence[Node]) -> dict[Node, Any]:
+        """Their values, also of those that nothing behind them reads."""
+        found = {}
         for node in nodes:
-            self.env[node] = self.run_node(node)
+            self.env[node] = found[node] = self.run_node(node)
             for dead in self.user_to_last_uses.get(node, []):
                 del self.env[dead]
+        return found
 
-    def resume(self, base: _Stepper, first: Node) -> Tensor:
+    def resume(self, base: Stepper, first: Node) -> Tensor:
         """What the program gives, from ``first`` on, on the values that ``base`` has reached."""
         self.env = dict(base.env)
         nodes = list(self.graph.nodes)

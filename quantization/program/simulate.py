@@ -60,12 +60,19 @@ class Observer(Interpreter):
 
 
 class Simulator(Interpreter):
-    """Runs the program as int8 under a plan. ``see``: is handed each value that is rounded behind its operator."""
+    """Runs the program as int8 under a plan. ``see``: is handed each value that is rounded behind its operator.
+    ``weights``: what is computed with, in place of the float weights; where None, `rounded_weights` of the plan."""
 
-    def __init__(self, module: GraphModule, plan: Plan, see: Callable[[Node, Tensor], None] | None = None) -> None:
+    def __init__(
+        self,
+        module: GraphModule,
+        plan: Plan,
+        see: Callable[[Node, Tensor], None] | None = None,
+        weights: Mapping[Node, Tensor] | None = None,
+    ) -> None:
         super().__init__(module)
         self._plan, self._see = plan, see
-        self._weights = _rounded_weights(module, plan)
+        self._weights = rounded_weights(module, plan) if weights is None else weights
         self._read_rounded = plan.read_rounded()
 
     def run_node(self, n: Node) -> Any:
@@ -106,7 +113,8 @@ def first_result(result: Any) -> Tensor:
     return found
 
 
-def _rounded_weights(module: GraphModule, plan: Plan) -> Mapping[Node, Tensor]:
+def rounded_weights(module: GraphModule, plan: Plan) -> Mapping[Node, Tensor]:
+    """Of each operator with constant weights that computes in int8: those, rounded."""
     found = {}
     for node in module.graph.nodes:
         if name_of(node) in CONVOLUTIONS | MATRICES and plan.is_int8(node):

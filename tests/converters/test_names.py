@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileseg.converters.export import Deployed, export, rewrite
-from mobileseg.converters.passes.base import add_constant, name_of
+from mobileseg.converters.passes.base import add_constant, module_of, name_of
 from mobileseg.converters.target import Lowering
 from mobileseg.types import Preprocessing
 from mobileseg.validation.graphs import read_graph
@@ -73,6 +73,16 @@ def test_a_weight_made_of_one_twice_has_a_number_and_one_made_of_none_its_own_na
     assert names == [f"{FOLDED}_1", f"{FOLDED}_2", "network_encoder_conv_offset", "pool_2_weight"]
     assert [name_of(n) for n in (first, second)] == [FOLDED, FOLDED]
     assert name_of(module.graph.output_node()) is None
+
+
+@pytest.mark.parametrize("target", ["tflite", "onnx", "coreml", "executorch"])
+def test_operators_that_a_rewriting_writes_are_of_the_module_that_they_stand_for(exported, target: str):
+    module = rewrite(exported, target, "int8").module
+    calls = [n for n in module.graph.nodes if n.op == "call_function"]
+    assert {module_of(n) for n in calls} <= {module_of(n) for n in exported.program.graph.nodes}
+    written = [n for n in calls if "nn_module_stack" not in n.meta]
+    assert [n for n in written if module_of(n).startswith("network.")]
+    assert module_of(module.graph.output_node()) == ""
 
 
 @pytest.mark.parametrize(

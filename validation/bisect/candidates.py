@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobileseg.validation.bisect.factors import channel_at, factors, factors_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -30,9 +32,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All values of a trace, by the shapes that they can have in torch."""
+    """All values of a trace, by the shapes that they can have in torch. ``scaled``: their channels may be torch's times
+    factors (`factors`), all but those of the file's inputs."""
 
     trace: Trace
+    scaled: bool = False
 
     def nearest(self, expected: NDArray[np.float32], among: frozenset[str] | None = None) -> list[Candidate]:
         """Those of the value's shape, the nearest first. ``among``: the keys that are asked about; None for all."""
@@ -41,10 +45,21 @@ class Candidates:
         if not found:
             return []
         own = expected.reshape(-1)[positions(expected.size)].astype(np.float64)
-        errors = [float(np.square(sample - own).sum()) for _, sample in found]
+        channels = channel_at(positions(expected.size), expected.shape)
+        errors = []
+        for candidate, sample in found:
+            if self.scaled and candidate.key not in self.trace.inputs:
+                sample = sample / factors_of(channels, own, sample)
+            errors.append(float(np.square(sample - own).sum()))
         # Of equals the first: an operator's own result, and then its copies.
         order = sorted(range(len(found)), key=lambda i: (_number(errors[i]), i))
         return [found[i][0] for i in order]
+
+    def factors(self, candidate: Candidate, expected: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What torch's value is to be multiplied by, channel by channel, to be the file's; broadcasts to its shape."""
+        if not self.scaled or candidate.key in self.trace.inputs:
+            return np.ones((1,) * expected.ndim, np.float32)
+        return factors(expected, self.read(candidate, expected.shape))
 
     def fits(self, candidate: Candidate, shape: Sequence[int]) -> bool:
         """Whether the value can be read as one of ``shape``."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobileseg.decibels import power_ratio_db
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -41,10 +43,12 @@ ROUNDED_DB = 10.0
 
 @dataclass(frozen=True)
 class Difference:
-    """``sqnr_db``: power of what was expected over that of the error. ``bias_steps``, ``rms_steps``: mean error and
-    root mean square error in quantization steps; None where the value has none."""
+    """``sqnr_db``: power of what was expected over that of the error, without what a quantized value cannot hold;
+    ``whole_db``: with it. ``bias_steps``, ``rms_steps``: mean error and root mean square error in quantization steps;
+    None where the value has none."""
 
     sqnr_db: float
+    whole_db: float
     bias_steps: float | None = None
     rms_steps: float | None = None
 
@@ -65,24 +69,20 @@ def tolerance_db(precision: str, spec: TensorSpec) -> float:
 def difference(expected: NDArray[np.float32], actual: NDArray[np.float32], spec: TensorSpec) -> Difference:
     """Of two arrays of one shape. What a quantized value cannot hold is cut off from what was expected: saturation is
     the range's doing, not the operator's."""
-    if spec.scale is not None:
-        low, high = spec.range or _range(spec)
-        expected = expected.clip(low, high)
+    whole = _sqnr_db(expected, np.subtract(actual, expected, dtype=np.float64))
+    if spec.scale is None:
+        return Difference(whole, whole)
+    low, high = spec.range or _range(spec)
+    expected = expected.clip(low, high)
     error = np.subtract(actual, expected, dtype=np.float64)
     noise = float(np.square(error).sum())
-    sqnr = power_ratio_db(float(np.square(expected, dtype=np.float64).sum()), noise)
-    if spec.scale is None:
-        return Difference(sqnr)
-    return Difference(sqnr, float(error.mean()) / spec.scale, math.sqrt(noise / error.size) / spec.scale)
+    return Difference(
+        _sqnr_db(expected, error), whole, float(error.mean()) / spec.scale, math.sqrt(noise / error.size) / spec.scale
+    )
 
 
-def power_ratio_db(signal: float, noise: float) -> float:
-    """10 log10 of their ratio; infinite where there is no noise, and -infinite where there is nothing but noise."""
-    if noise == 0.0:
-        return math.inf
-    if signal == 0.0 or not math.isfinite(noise):
-        return -math.inf
-    return 10.0 * math.log10(signal / noise)
+def _sqnr_db(expected: NDArray[np.float32], error: NDArray[np.float64]) -> float:
+    return power_ratio_db(float(np.square(expected, dtype=np.float64).sum()), float(np.square(error).sum()))
 
 
 def _range(spec: TensorSpec) -> tuple[float, float]:

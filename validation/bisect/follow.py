@@ -78,21 +78,34 @@ class Comparison:
             self.network.run(self.picture, run.replaced)
         return Followed(run.matches, run.near, run.values, run.agreed)
 
-    def plainly(self, matches: Mapping[str, Match]) -> dict[str, float]:
-        """SQNR in dB of what the file has against torch's own run, errors of all operators before included."""
-        found: dict[str, float] = {}
+    def plainly(self, matches: Mapping[str, Match]) -> dict[str, Difference]:
+        """What the file has against torch's own run, errors of all operators before included."""
+        found: dict[str, Difference] = {}
 
         def compared(name: str, value: Tensor) -> Tensor:
             if name in matches:
-                found[name] = self.difference(matches[name].candidate, value).sqnr_db
+                found[name] = self.difference(matches[name].candidate, value)
             return value
 
         self.network.run(self.picture, compared)
         return found
 
     def difference(self, candidate: Candidate, value: Tensor) -> Difference:
+        """In the file's own units."""
+        expected = value.float().numpy()
         actual = self.candidates.read(candidate, value.shape)
-        return difference(value.float().numpy(), actual, self.candidates.trace.specs[candidate.key])
+        expected = expected * self.factors(candidate, value)
+        return difference(expected, actual, self.candidates.trace.specs[candidate.key])
+
+    def in_place_of(self, value: Tensor, candidate: Candidate) -> Tensor:
+        """The file's value in torch's units."""
+        actual = np.array(self.candidates.read(candidate, value.shape), np.float32)
+        return torch.from_numpy(actual / self.factors(candidate, value))
+
+    def factors(self, candidate: Candidate, value: Tensor) -> NDArray[np.float32]:
+        """The output is scaled by none."""
+        expected = value.float().numpy()
+        return np.ones(1, np.float32) if candidate == self.output else self.candidates.factors(candidate, expected)
 
     def agrees(self, match: Match) -> bool:
         """Whether the file's arithmetic explains the difference."""
@@ -129,17 +142,17 @@ class _Run:
             self.values[name] = value.numpy().copy()
         if name in self.known:
             self.matches[name] = self.known[name]
-            return self._of_the_file(self.known[name].candidate, value)
+            return self.comparison.in_place_of(value, self.known[name].candidate)
         if name in self.supposed:
             candidate = self.supposed[name]
             self.matches[name] = Match(candidate, self.comparison.difference(candidate, value))
-            return self._of_the_file(candidate, value)
+            return self.comparison.in_place_of(value, candidate)
         match = self._nearest(name, value)
         agrees = match is not None and self.comparison.agrees(match)
         if match is not None:
             (self.matches if agrees else self.near)[name] = match
         self._count(name, agrees=agrees)
-        return self._of_the_file(match.candidate, value) if match is not None and agrees else value
+        return self.comparison.in_place_of(value, match.candidate) if match is not None and agrees else value
 
     def _nearest(self, name: str, value: Tensor) -> Match | None:
         network, candidates = self.comparison.network, self.comparison.candidates
@@ -151,9 +164,6 @@ class _Run:
         else:
             nearest = candidates.nearest(value.numpy())
         return Match(nearest[0], self.comparison.difference(nearest[0], value)) if nearest else None
-
-    def _of_the_file(self, candidate: Candidate, value: Tensor) -> Tensor:
-        return torch.from_numpy(np.array(self.comparison.candidates.read(candidate, value.shape), np.float32))
 
     def _count(self, name: str, *, agrees: bool) -> None:
         if self.start is None or self.comparison.order[name] <= self.start:

@@ -15,7 +15,7 @@ from mobileseg.quantization.program.plan import Plan, plan_for
 from mobileseg.quantization.program.planned import tensor_of
 from mobileseg.quantization.program.search import agreement, search
 from mobileseg.quantization.program.sensitivity import sensitivities
-from mobileseg.quantization.program.simulate import Observer, Simulator, first_result
+from mobileseg.quantization.program.simulate import Observer, Simulator, first_result, rounded_weights
 from mobileseg.quantization.program.values import name_of, units_of, values_of
 from mobileseg.types import INT8
 
@@ -157,10 +157,15 @@ def test_each_units_error_is_that_of_it_alone(rewritten: Any, pictures: Any) -> 
     others = frozenset(n for item in errors[:-1] for n in item.unit)
     ends = {n for n in last.unit if n in planned.plan.scales}
     alone = Plan(planned.plan.values, {}, {n: planned.plan.scales[n] for n in ends}, others)
+    weights = {n: w for n, w in rounded_weights(module, planned.plan).items() if n in last.unit}
+    assert weights
     expected = 0.0
     with torch.no_grad():
         for picture in chosen:
-            exact, found = first_result(module(picture)), first_result(Simulator(module, alone).run(picture))
+            exact, found = (
+                first_result(module(picture)),
+                first_result(Simulator(module, alone, weights=weights).run(picture)),
+            )
             expected += float((found - exact).square().sum() / exact.square().sum()) / 2
     assert last.error == pytest.approx(expected, rel=1e-3)
     assert last.error > 0.0

@@ -89,9 +89,11 @@ def _read(network: Network, name: str, known: dict[str, TensorSpec]) -> list[str
     return found
 
 
-def located(graph: GraphModule, picture: Tensor, trace: Trace, precision: str = "fp32") -> Located:
+def located(
+    graph: GraphModule, picture: Tensor, trace: Trace, precision: str = "fp32", *, scaled: bool = False
+) -> Located:
     output = Candidate(trace.outputs[0], channels_last=True)
-    return locate(Comparison(Network(graph), Candidates(trace), precision, picture, output))
+    return locate(Comparison(Network(graph), Candidates(trace, scaled), precision, picture, output))
 
 
 def values_of(graph: GraphModule, picture: Tensor) -> list[str]:
@@ -108,6 +110,32 @@ def test_a_sound_file(graph: GraphModule, picture: Tensor, tmp_path: Path, round
     assert set(found.matches) == set(values_of(graph, picture))
     # Each is its own counterpart, or that of an operator that gives the same numbers.
     assert sum(match.candidate.key == name for name, match in found.matches.items()) >= len(found.matches) - 2
+
+
+def equalized(x: Tensor) -> Tensor:
+    """Channels times 1, -2, 1/4, ..., as equalization and turned signs leave them."""
+    return x * torch.tensor([1.0, -2.0, 0.25]).repeat(x.shape[1])[: x.shape[1], None, None] if x.dim() == 4 else x
+
+
+def test_values_whose_channels_are_scaled(graph: GraphModule, picture: Tensor, tmp_path: Path) -> None:
+    inner = [name for name in values_of(graph, picture)[1:] if name != Network(graph).output]
+    trace = as_a_file(graph, picture, tmp_path, stored_as=dict.fromkeys(inner, equalized))
+    plain = located(graph, picture, trace)
+    found = located(graph, picture, trace, scaled=True)
+    assert found.faults == ()
+    assert set(found.matches) == set(values_of(graph, picture))
+    assert len(plain.matches) < len(found.matches) / 2
+
+
+def test_a_wrong_operator_among_scaled_values_is_found(graph: GraphModule, picture: Tensor, tmp_path: Path) -> None:
+    inner = [name for name in values_of(graph, picture)[1:] if name != Network(graph).output]
+    wrong = next(name for name in inner if "prelu" in name)
+    stored, broken = dict.fromkeys(inner, equalized), {wrong: BREAKS["steeper"]}
+    (fault,) = located(
+        graph, picture, as_a_file(graph, picture, tmp_path, stored_as=stored, broken=broken), scaled=True
+    ).faults
+    assert fault.node == wrong
+    assert fault.alone
 
 
 @pytest.mark.parametrize("kind", BREAKS)
@@ -202,7 +230,7 @@ def spec(**more: Any) -> TensorSpec:
 
 def test_a_difference_in_decibels() -> None:
     ones = np.ones(1000, np.float32)
-    assert difference(ones, ones, spec()) == Difference(math.inf)
+    assert difference(ones, ones, spec()) == Difference(math.inf, math.inf)
     assert difference(ones, np.float32(1.1) * ones, spec()).sqnr_db == pytest.approx(20, abs=1e-4)
     assert difference(ones, ones * np.float32(math.nan), spec()).sqnr_db == -math.inf
     assert difference(0 * ones, ones, spec()).sqnr_db == -math.inf
@@ -240,6 +268,7 @@ def test_saturation_is_the_range_s_and_not_the_operator_s() -> None:
     stored = TensorSpec("x", (1,), "int8", "", scale=0.1, zero_point=0)
     found = difference(np.full(10, 50, np.float32), np.full(10, 12.7, np.float32), stored)
     assert found.sqnr_db > 100
+    assert found.whole_db == pytest.approx(20 * math.log10(50 / 37.3), abs=1e-3)
 
 
 def test_the_tolerance_is_the_looser_of_the_file_s_and_the_value_s() -> None:

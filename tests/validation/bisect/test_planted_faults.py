@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mobileseg.layer_texts import sqnr_rows, worst_values
 from mobileseg.proving import Validation
 from mobileseg.texts import fault_text
 from mobileseg.validation.report import schema_faults
@@ -65,6 +66,22 @@ def test_a_sound_file_has_no_wrong_operator(
     assert gates(found)["operators"]
     assert len(operators["values"]) >= 15
     assert schema_faults(found.report) == []
+
+
+@pytest.mark.parametrize(
+    "target", ["onnx", *(pytest.param(t, marks=pytest.mark.slow) for t in TARGETS if t != "onnx")], indirect=True
+)
+def test_a_sound_equalized_file_has_no_wrong_operator(
+    target: str, make_file: Callable[..., Path], hold: Callable[..., Validation]
+) -> None:
+    found = hold(make_file(target, "int8", calibration="synthetic", calibration_size=2))
+    operators = found.report["operators"]
+    assert operators["faults"] == []
+    assert len(operators["values"]) >= 15
+    assert schema_faults(found.report) == []
+    worst = worst_values(operators["values"])
+    assert len({value["file_value"] for value in worst}) == len(worst)
+    assert all(isinstance(row[3], str) for row in sqnr_rows(worst))
 
 
 def test_every_fault_is_tested(planted: Any) -> None:
