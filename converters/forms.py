@@ -66,6 +66,18 @@ _TFLITE = Forms(
     max_pooling="repeated_border",
     affine="depthwise",
 )
+# Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs. Matrix products
+# of two tensors and average pooling run on no fast kernel either, linear layers and convolutions do. The parts of a
+# concatenation share a scale, so that gains and offsets behind it, which make their ranges alike, go in front
+# (`benchmarks/int8_forms.py`).
+_TFLITE_INT8 = replace(
+    _TFLITE,
+    prelu="maximum",
+    adaptive_pooling="linear_channels_last",
+    average_pooling="always",
+    grouped_convolution="dense",
+    affine="parts",
+)
 _ONNX = Forms(
     mask="sign",
     blocks="channels_first",
@@ -118,31 +130,28 @@ def _of_halves(forms: Forms) -> Forms:
 TABLE: dict[tuple[str, str], Forms] = {
     ("tflite", "fp32"): _TFLITE,
     ("tflite", "fp16"): _of_halves(_TFLITE),
-    # Quantized PReLU runs on no fast kernel, MAXIMUM does; it quantizes without a correlated pair of RELUs. Matrix
-    # products of two tensors and average pooling run on no fast kernel either, linear layers and convolutions do. The
-    # parts of a concatenation share a scale, so that gains and offsets behind it, which make their ranges alike, go in
-    # front (`benchmarks/int8_forms.py`).
-    ("tflite", "int8"): replace(
-        _TFLITE,
-        prelu="maximum",
-        adaptive_pooling="linear_channels_last",
-        average_pooling="always",
-        grouped_convolution="dense",
-        affine="parts",
-    ),
+    # Rounded weights compute as float ones do, or in convolutions alone.
+    ("tflite", "w8"): _TFLITE,
+    ("tflite", "dynamic"): _TFLITE,
+    ("tflite", "int8"): _TFLITE_INT8,
+    # DEPTH_TO_SPACE and SPACE_TO_DEPTH take no numbers of 16 bits, transpositions do.
+    ("tflite", "w8a16"): replace(_TFLITE_INT8, blocks="channels_last"),
     ("onnx", "fp32"): _ONNX,
     ("onnx", "fp16"): _of_halves(_ONNX),
     ("onnx", "int8"): _ONNX,
+    ("onnx", "w8"): _ONNX,
+    ("onnx", "dynamic"): _ONNX,
     ("coreml", "fp32"): _COREML,
     # Compressed weights are made from the fp16 file, and compute as it does.
     **{
         ("coreml", precision): _of_halves(_COREML)
-        for precision in ("fp16", "int8", "w8", "palette4", "palette6", "palette8")
+        for precision in ("fp16", "int8", "w8", "w4", "palette4", "palette6", "palette8")
     },
     ("executorch", "fp32"): _XNNPACK,
     ("executorch", "fp16"): _of_halves(_XNNPACK),
     # Rows of constants would round once more, and XNNPACK has no fast maximum of int8.
     ("executorch", "int8"): replace(_XNNPACK, prelu="native", affine="convolution"),
+    ("executorch", "dynamic"): _XNNPACK,
     ("executorch-coreml", "fp32"): _COREML,
     ("executorch-coreml", "fp16"): _of_halves(_COREML),
     ("executorch-portable", "fp32"): _PORTABLE,

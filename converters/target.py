@@ -38,9 +38,9 @@ class Target:
     that must not be left.
 
     ``options`` are the names in `Lowering.options` that are this target's own, ``only``: the precisions that some of
-    them are for; ``check`` raises `OptionError` for values of them that it cannot honour. ``label`` is what a choice of
-    options adds to the file's name (a delegate that is not the default one); such a choice is a backend of its own in
-    `converters.forms.TABLE`.
+    them are for; ``check`` raises `OptionError` for values of them that it cannot honour in a precision. ``label`` is
+    what a choice of options adds to the file's name (a delegate that is not the default one); such a choice is a
+    backend of its own in `converters.forms.TABLE`.
     ``companions`` are the suffixes of files that ``lower`` may write beside the file, under its name.
     ``widens``: ``lower`` heeds `Lowering.float32_share`.
     """
@@ -55,7 +55,7 @@ class Target:
     lower: Callable[[RewrittenProgram, Lowering, Path], None]
     options: tuple[str, ...] = ()
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    check: Callable[[Mapping[str, Any]], None] = lambda options: None
+    check: Callable[[Mapping[str, Any], str], None] = lambda options, precision: None
     label: Callable[[Mapping[str, Any]], str] = lambda options: ""
     companions: tuple[str, ...] = ()
     widens: bool = False

@@ -91,7 +91,8 @@ def prepare(
     for name, number in counts.items():
         if number is not None and number < 1:
             raise OptionError(f"{name} must be at least 1; got {number}.")
-    calibrated = any(r.planned for (_, p), r in registry.QUANTIZERS.items() if p == precision)
+    quantizers = [recipe for (_, p), recipe in registry.QUANTIZERS.items() if p == precision]
+    calibrated, planned = any(q.calibrated for q in quantizers), any(q.planned for q in quantizers)
     if calibrated and calibration is None and not demo:
         raise UsageError(
             f"{precision} needs pictures like those your network was trained on, to measure the ranges of its "
@@ -105,7 +106,7 @@ def prepare(
         )
     if head == "argmax" and options.get("output_dtype") is not None:
         raise OptionError("--output-dtype is of scores, and --head argmax gives classes. Leave one of the two out.")
-    _check_recipe(recipe, calibration_labels, precision, calibrated)
+    _check_recipe(recipe, calibration_labels, precision, planned)
     return Job(
         targets=targets,
         missing=missing,
@@ -128,10 +129,10 @@ def prepare(
     )
 
 
-def _check_recipe(recipe: Int8Recipe, labels: str | Path | None, precision: str, calibrated: bool) -> None:
+def _check_recipe(recipe: Int8Recipe, labels: str | Path | None, precision: str, planned: bool) -> None:
     from mobileseg.quantization.ranges import range_method
 
-    if not calibrated and (recipe != INT8 or labels is not None):
+    if not planned and (recipe != INT8 or labels is not None):
         raise OptionError(
             f"--ranges, --no-equalize, --no-learn, --max-evaluations and --calibration-labels say how int8 is made, "
             f"and {precision} was asked for. Leave them out, or choose --int8."
@@ -158,7 +159,8 @@ def options_by_target(
 ) -> dict[str, dict[str, Any]]:
     """Each target's own of the options that were given a value, for files of ``precision``.
 
-    Raises `OptionError` for one that none of the targets has, or a value that its target cannot honour.
+    Raises `OptionError` for one that none of the targets has, or a value that its target cannot honour in that
+    precision.
     """
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
@@ -177,7 +179,7 @@ def options_by_target(
                 f"--{name.replace('_', '-')} is for {target.name} files of {', '.join(target.only[name])}, and "
                 f"{precision} was asked for. Choose that precision, or leave the option out."
             )
-        target.check(own[target.name])
+        target.check(own[target.name], precision)
     return own
 
 

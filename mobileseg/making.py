@@ -213,10 +213,13 @@ def write(
         target.lower(rewritten, replace(lowering, precision=recipe.base if recipe else precision), path)
     if recipe is not None and recipe.function is not None:
         with stage(f"Quantize {target.name}"):
-            found: Quantized = registry.function(recipe.function)(path, precision, planned, lowering.options)
+            given = calibration.pictures if recipe.observed else planned
+            found: Quantized = registry.function(recipe.function)(path, precision, given, lowering.options)
             return found
     if planned is not None:
         return Quantized(planned.words, planned.kept_float, planned.findings)
+    if recipe is not None:
+        return Quantized(recipe.words)
     return NotRun(f"{precision} is not quantized")
 
 

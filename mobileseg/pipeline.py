@@ -354,7 +354,7 @@ def _quantization(made: Made, task: Task) -> QuantizationRecord | NotRun:
         return made.quantized
     source = task.calibration
     recipe = registry.QUANTIZERS.get((task.target, task.precision))
-    calibrated = recipe is not None and recipe.planned
+    calibrated = recipe is not None and recipe.calibrated
     pictures = (source.name, source.count) if calibrated else ("no pictures are needed", 0)
     return QuantizationRecord(made.quantized.recipe, *pictures, made.quantized.kept_float, made.quantized.int8)
 

@@ -40,12 +40,26 @@ DEVICES = {"qemu-arm64": "mobileseg.validation.devices.qemu_arm64"}
 # (target, precision) -> how a file of that precision is made from one that the target lowers.
 QUANTIZERS = {
     ("tflite", "int8"): Recipe("fp32", True, "mobileseg.quantization.tflite:quantize_file"),
+    ("tflite", "w8a16"): Recipe("fp32", False, "mobileseg.quantization.tflite:quantize_observed", observed=True),
     ("onnx", "int8"): Recipe("fp32", True, None),
     ("executorch", "int8"): Recipe("fp32", True, None),
+    ("executorch", "dynamic"): Recipe(
+        "dynamic",
+        False,
+        None,
+        words="weights of convolutions int8, symmetric, a scale per output channel; what they read rounded to 8 bits "
+        "as the file runs; depthwise and transposed ones and weights of fewer than 1024 numbers float32",
+    ),
     ("coreml", "int8"): Recipe("int8", True, None, "mobileseg.quantization.coreml.values:values_for_core_ml"),
     **{
         ("coreml", precision): Recipe("fp16", False, "mobileseg.quantization.coreml:compress_weights")
         for precision in ("w8", "palette4", "palette6", "palette8")
+    },
+    ("coreml", "w4"): Recipe("w4", False, "mobileseg.quantization.coreml:compress_weights"),
+    **{
+        (name, precision): Recipe("fp32", False, f"mobileseg.quantization.{name}:compress_weights")
+        for name in ("tflite", "onnx")
+        for precision in ("w8", "dynamic")
     },
 }
 
@@ -53,7 +67,10 @@ PRECISIONS = {
     "fp32": "weights and activations in 32-bit floating point",
     "fp16": "weights in 16-bit floating point; activations in 16 bit where the runtime computes so",
     "int8": "weights and activations in 8-bit integers, ranges from calibration pictures",
-    "w8": "weights in 8-bit integers; activations in 16-bit floating point",
+    "w8a16": "weights in 8-bit, activations in 16-bit integers, ranges from calibration pictures",
+    "w8": "weights in 8-bit integers; activations in floating point (Core ML: 16-bit)",
+    "dynamic": "weights in 8-bit integers; what convolutions read is rounded to 8 bits as the file runs",
+    "w4": "weights in 4-bit integers, a scale for each block; activations in 16-bit floating point",
     "palette4": "weights as 4-bit indices into palettes; activations in 16-bit floating point",
     "palette6": "weights as 6-bit indices into palettes; activations in 16-bit floating point",
     "palette8": "weights as 8-bit indices into palettes; activations in 16-bit floating point",
@@ -130,8 +147,8 @@ def function(name: str) -> Any:
 
     `Recipe.function`: ``(path, precision, planned, options) -> Quantized``, which rewrites the file in place. ``path``:
     the file of the recipe's base precision; ``planned``: its program's int8 plan
-    (`mobileseg.quantization.program.Planned`), if the recipe makes one; ``options``: the target's. `Recipe.values`:
-    ``Values -> Values``.
+    (`mobileseg.quantization.program.Planned`), if the recipe makes one, or what gives the calibration pictures, if it
+    observes them; ``options``: the target's. `Recipe.values`: ``Values -> Values``.
     """
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

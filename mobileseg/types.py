@@ -161,14 +161,22 @@ file may have that much less (docs/quantization.md). The default recipe's 98.3 %
 class Recipe:
     """How a quantizer makes its file. ``base``: the precision that the target lowers. ``planned``: whether an int8 plan
     is made of the program from pictures first. ``function``: ``"module:function"`` that quantizes the lowered file
-    (`mobileseg.registry.quantizer`); None where the plan is written into the program, which is then lowered.
+    (`mobileseg.registry.function`); None where the plan is written into the program, which is then lowered.
     ``values``: ``"module:function"`` that says which values the target rounds, where those are others than
-    `quantization.program.values` finds."""
+    `quantization.program.values` finds. ``observed``: whether the function measures ranges itself, and is handed the
+    calibration pictures in place of a plan. ``words``: what is said of it where the target itself does it."""
 
     base: str
     planned: bool
     function: str | None
     values: str | None = None
+    observed: bool = False
+    words: str = ""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there is anything to be measured on pictures."""
+        return self.planned or self.observed
 
 
 @dataclass(frozen=True)

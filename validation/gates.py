@@ -16,7 +16,8 @@ DEFAULTS = {
     "fp32": GateLimits(min_agreement=0.9999, min_sqnr_db=60.0),
     "fp16": GateLimits(min_agreement=0.995),
     **dict.fromkeys(
-        ("int8", "w8", "palette4", "palette6", "palette8"), GateLimits(min_agreement=0.97, max_miou_drop=1.0)
+        ("int8", "w8a16", "w8", "dynamic", "w4", "palette4", "palette6", "palette8"),
+        GateLimits(min_agreement=0.97, max_miou_drop=1.0),
     ),
 }
 """Limits by precision: shares of pixels from 0 to 1, dB, points of mIoU (hundredths)."""

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from mobileseg import mlpackage
-from mobileseg.converters.coreml import BEFORE_INT8, DEFAULT_DEPLOYMENT_TARGET, INT8_DEPLOYMENT_TARGET, check
+from mobileseg.converters.coreml import check, deployment_target
 from mobileseg.converters.coreml.half import chooser
 from mobileseg.converters.coreml.integer import fit_weights, has_int8, remove_idle_pairs
 from mobileseg.converters.coreml.sharing import share_constants
 from mobileseg.converters.passes.base import arguments_of, aten, is_call, substitute, value
-from mobileseg.errors import MobilesegError, OptionError, cannot_convert
+from mobileseg.errors import MobilesegError, cannot_convert
 from mobileseg.types import OUTPUT_NAMES
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ _HEADS: Mapping[Head, str] = {
 
 
 def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
-    """Write the package at ``path``; ``lowering.precision`` is ``"fp32"``, ``"fp16"``, or ``"int8"`` for a program
-    with an int8 plan in it (`quantization.program.insert`); what computes between its roundings is then float16.
+    """Write the package at ``path``; ``lowering.precision`` is ``"fp32"``, ``"fp16"``, ``"w4"``, which is float16 for
+    systems that take such weights, or ``"int8"`` for a program with an int8 plan in it (`quantization.program.insert`);
+    what computes between its roundings is then float16.
 
     In: ``picture``, an RGB image of H x W; a float32 multi-array (N, 3, H, W) where the file takes the network's own
     input, or more than one picture, which an image cannot be. Out, by the head: ``logits`` or ``probabilities``
@@ -59,7 +60,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     Options: ``deployment_target``, ``author``, ``license``. Raises `OptionError` for values that they cannot have,
     `RewriteError` for an operator that coremltools cannot convert, `MissingExtraError` without coremltools.
     """
-    check(lowering.options)
+    check(lowering.options, lowering.precision)
     coremltools = mlpackage.import_coremltools()
     (picture,) = rewritten.example_inputs
     output = OUTPUT_NAMES[lowering.head]
@@ -69,7 +70,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
             model = coremltools.convert(
                 replace(rewritten, module=as_coremltools_reads_it(rewritten.module)).program,
                 convert_to="mlprogram",
-                minimum_deployment_target=coremltools.target[_deployment_target(lowering)],
+                minimum_deployment_target=coremltools.target[deployment_target(lowering.options, lowering.precision)],
                 compute_precision=_precision(coremltools, lowering),
                 pass_pipeline=_pipeline(coremltools),
                 inputs=[_input_type(coremltools, tuple(picture.shape), is_image)],
@@ -85,23 +86,10 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     mlpackage.write(spec, Path(model.weights_dir), path)
 
 
-def _deployment_target(lowering: Lowering) -> str:
-    asked = lowering.options.get("deployment_target")
-    if lowering.precision != "int8":
-        return asked or DEFAULT_DEPLOYMENT_TARGET
-    if asked in BEFORE_INT8:
-        raise OptionError(
-            f"Core ML has int8 activations from {INT8_DEPLOYMENT_TARGET} on; got --deployment-target {asked}. Leave it "
-            f"out, name {INT8_DEPLOYMENT_TARGET} or a newer system, or choose --precision w8, whose weights alone are "
-            "int8."
-        )
-    return asked or INT8_DEPLOYMENT_TARGET
-
-
 def _precision(coremltools: Any, lowering: Lowering) -> Any:
     if lowering.precision == "fp32":
         return coremltools.precision.FLOAT32
-    if lowering.precision in ("fp16", "int8"):
+    if lowering.precision in ("fp16", "int8", "w4"):
         return coremltools.transform.FP16ComputePrecision(op_selector=chooser(lowering.float32_share))
     raise MobilesegError(f"Core ML has no base precision '{lowering.precision}'.")
 

@@ -24,9 +24,9 @@ def _lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     lower(rewritten, lowering, path)
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Raises `OptionError` for a delegate that is none of `delegates.DELEGATES` or an ``etrecord`` that is no truth
-    value, `MissingExtraError` for a delegate whose compiler is not installed."""
+def check(options: Mapping[str, Any], precision: str) -> None:
+    """For any precision. Raises `OptionError` for a delegate that is none of `delegates.DELEGATES` or an ``etrecord``
+    that is no truth value, `MissingExtraError` for a delegate whose compiler is not installed."""
     delegate = delegate_named(options.get("delegate"))
     if not isinstance(options.get("etrecord"), (bool, type(None))):
         raise OptionError(f"--etrecord is on or off; got {options['etrecord']!r}.")
@@ -45,7 +45,7 @@ TARGET = Target(
     suffix=".pte",
     extra="executorch",
     modules=("executorch",),
-    precisions=("fp32", "fp16", "int8"),
+    precisions=("fp32", "fp16", "int8", "dynamic"),
     input_layout="NCHW",
     # Whatever a delegate leaves, an unpooling without a rewrite included, runs on ExecuTorch's own kernels.
     forbidden=frozenset(),

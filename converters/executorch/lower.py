@@ -46,8 +46,9 @@ _TALKATIVE = ("coremltools", "executorch", "root", "torch.utils._pytree", "torch
 
 
 def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
-    """Write the float32 or float16 .pte at ``path``; option ``etrecord``: and its ETRecord (what ExecuTorch's profiler
-    needs to name operators) beside it, with the suffix ``.etrecord``.
+    """Write the float32, float16, dynamic or (of a program with a plan in it) int8 .pte at ``path``; option
+    ``etrecord``: and its ETRecord (what ExecuTorch's profiler needs to name operators) beside it, with the suffix
+    ``.etrecord``.
 
     In: (N, 3, H, W) float32. Out, by the head: logits or probabilities (N, C, H', W') float32, or classes (N, H', W')
     uint8 (int32 beyond 256 classes, and with the delegate ``coreml``, which has no bytes).
@@ -119,7 +120,8 @@ def _lowered(rewritten: RewrittenProgram, delegate: Delegate, lowering: Lowering
             constant_methods=constants,
             generate_etrecord=traced,
         )
-    described = record.describe(edge.exported_program(), delegate, reasons, removed)
+    rounded = delegate.rounded if lowering.precision == "dynamic" else (lambda node: None)
+    described = record.describe(edge.exported_program(), delegate, reasons, removed, rounded)
     for module in record.lowered_modules(edge.exported_program()):
         module._processed_bytes = delegate.finish(module.processed_bytes)
     # What the delegate took is known only now, and ExecuTorch takes constant methods only at the start.

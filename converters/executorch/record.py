@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,25 +28,31 @@ def lowered_modules(program: ExportedProgram) -> list[Any]:
 
 
 def describe(
-    program: ExportedProgram, delegate: Delegate, reasons: Mapping[str, str], removed: Removed
+    program: ExportedProgram,
+    delegate: Delegate,
+    reasons: Mapping[str, str],
+    removed: Removed,
+    rounded: Callable[[Node], Node | None] = lambda node: None,
 ) -> dict[str, Any]:
     """``calls``: for each call of the delegate the operators that it stands for, with counts, as ExecuTorch's edge
     dialect names them. ``removed``: how many operators of the delegate's own (transpositions between memory orders,
     which the edge dialect does not show) ExecuTorch would have written, and the file has not. ``left``: why each of the
     others is left. ``layers``: name, operator, type and bytes of the constants of each operator that has some.
-    ``constants``: how many there are of each type."""
+    ``constants``: how many there are of each type. ``rounded``: the weights of an operator that the delegate's compiler
+    makes int8, with a float32 scale for each of their first axis."""
     modules = lowered_modules(program)
     taken = [module.original_module for module in modules]
     fewer = sum((Counter(removed.get(module.processed_bytes, {})) for module in modules), Counter[str]())
     constants = [c for p in (*taken, program) for c in _constants(p)]
+    int8 = frozenset(w for p in taken for call in _all_calls(p) if (w := rounded(call)) is not None)
     left = _operators(program) if delegate.otherwise else {}
     return {
         "delegate": delegate.name,
         "calls": [_operators(p) for p in taken],
         "removed": dict(sorted(fewer.items())),
         "left": {name: reasons.get(name, delegate.otherwise) for name in left},
-        "layers": [list(layer) for p in (*taken, program) for layer in _layers(p)],
-        "constants": dict(sorted(Counter(_dtype(c) for c in constants).items())),
+        "layers": [list(layer) for p in (*taken, program) for layer in _layers(p, int8)],
+        "constants": dict(sorted(Counter(_dtype(c, int8) for c in constants).items())),
     }
 
 
@@ -80,7 +86,7 @@ def _constants(program: ExportedProgram) -> list[Node]:
     return [n for n in program.graph.nodes if n.name in names and n in used]
 
 
-def _layers(program: ExportedProgram) -> Iterator[tuple[str, str, str, int]]:
+def _layers(program: ExportedProgram, int8: Container[Node]) -> Iterator[tuple[str, str, str, int]]:
     names = _names(program)
     seen: set[Node] = set()
     for call in _all_calls(program):
@@ -88,17 +94,13 @@ def _layers(program: ExportedProgram) -> Iterator[tuple[str, str, str, int]]:
         seen.update(own)
         if own:
             largest = max(own, key=_bytes)
-            yield names[largest.name], _name(call), _dtype(largest), _total(own)
+            yield names[largest.name], _name(call), _dtype(largest, int8), sum(_bytes(c, int8) for c in own)
 
 
-def _dtype(constant: Node) -> str:
-    return str(constant.meta["val"].dtype).removeprefix("torch.")
+def _dtype(constant: Node, int8: Container[Node] = ()) -> str:
+    return "int8" if constant in int8 else str(constant.meta["val"].dtype).removeprefix("torch.")
 
 
-def _bytes(constant: Node) -> int:
+def _bytes(constant: Node, int8: Container[Node] = ()) -> int:
     found = constant.meta["val"]
-    return int(found.numel() * found.itemsize)
-
-
-def _total(constants: Iterable[Node]) -> int:
-    return sum(_bytes(c) for c in constants)
+    return int(found.numel() + 4 * found.shape[0] if constant in int8 else found.numel() * found.itemsize)

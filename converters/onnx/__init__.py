@@ -21,7 +21,7 @@ def _lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
     lower(rewritten, lowering, path)
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def _check(options: Mapping[str, Any], precision: str) -> None:
     from mobileseg.converters.onnx.lower import opset_of
 
     opset_of(options)
@@ -32,7 +32,7 @@ TARGET = Target(
     suffix=".onnx",
     extra="onnx",
     modules=("onnx", "onnxscript", "onnxsim", "onnxruntime"),
-    precisions=("fp32", "fp16", "int8"),
+    precisions=("fp32", "fp16", "int8", "w8", "dynamic"),
     input_layout="NCHW",
     # A pooling whose indices nothing rewrote stays legal ONNX; an unpooling becomes a scatter.
     forbidden=frozenset({"max_unpool2d"}),

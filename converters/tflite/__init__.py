@@ -25,7 +25,7 @@ DTYPES = ("float32", "int8", "uint8")
 """Of the input and the output of an int8 file."""
 
 
-def check(options: Mapping[str, Any]) -> None:
+def check(options: Mapping[str, Any], precision: str) -> None:
     """Raises `OptionError` for a type that is none of `DTYPES`."""
     for name in ("input_dtype", "output_dtype"):
         if options.get(name, DTYPES[0]) not in DTYPES:
@@ -37,7 +37,7 @@ TARGET = Target(
     suffix=".tflite",
     extra="tflite",
     modules=("litert_torch", "ai_edge_litert"),
-    precisions=("fp32", "fp16", "int8"),
+    precisions=("fp32", "fp16", "int8", "w8a16", "w8", "dynamic"),
     input_layout="NHWC",
     forbidden=frozenset({"max_unpool2d", "max_pool2d_with_indices", "scatter", "index_put", "gather"}),
     lower=_lower,

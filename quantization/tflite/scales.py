@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobileseg.quantization.params import CONCATENATION_LOSS, GREATEST, LEAST, PICTURE, Params, params_of
+from mobileseg.quantization.params import CONCATENATION_LOSS, GREATEST, PICTURE, Params
 from mobileseg.quantization.ranges import BORDER
-from mobileseg.quantization.tflite.operators import FLAG, RULES
+from mobileseg.quantization.tflite.numbers import INT8, Numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from mobileseg.quantization.tflite.flatbuffer import Graph
     from mobileseg.quantization.tflite.unpooling import Unpooling
 
-BIAS_LIMIT = 2.0**30
-"""Largest quantized bias; the accumulator has 31 bits, and the products need room beside it."""
-
 LEAST_FACTOR = 2.0**-31
 """Least of what a channel's accumulator is multiplied by to become the output's number; 31 bits are one level then.
 
@@ -30,16 +27,15 @@ interpreter's own kernels, which are slower and round otherwise on ARM than on x
 """
 
 
-def quantize(values: NDArray[np.float32], params: Params) -> NDArray[np.int8]:
-    """Nearest int8 numbers; what lies outside, infinities included, goes to the nearest end."""
-    q = np.round(values.astype(np.float64) / params.scale) + params.zero_point
-    return np.clip(q, LEAST, GREATEST).astype(np.int8)
-
-
 def quantize_weights(
-    weights: NDArray[np.float32], bias: NDArray[np.float32] | None, x_scale: float, y_scale: float, axis: int
-) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32] | None]:
-    """Symmetric int8 weights with a scale per output channel (float32), and the bias in int32 at the product of scales.
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    x_scale: float,
+    y_scale: float,
+    axis: int,
+    numbers: Numbers = INT8,
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[Any] | None]:
+    """Symmetric int8 weights with a scale per output channel (float32), and the bias at the product of scales.
 
     ``x_scale``, ``y_scale``: of the input and the output. A channel's scale is widened where its bias would not fit
     beside so fine a scale, or a product would count for nothing (weights near zero).
@@ -47,7 +43,7 @@ def quantize_weights(
     others = tuple(a for a in range(weights.ndim) if a != axis % weights.ndim)
     scales = np.abs(weights).max(axis=others).astype(np.float64) / GREATEST
     if bias is not None:
-        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (x_scale * BIAS_LIMIT))
+        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (x_scale * numbers.largest_bias))
     least = max(LEAST_FACTOR * y_scale / x_scale, float(np.finfo(np.float32).tiny))
     scales = np.maximum(scales, least).astype(np.float32)
     shape = [1] * weights.ndim
@@ -55,14 +51,15 @@ def quantize_weights(
     q = np.clip(np.round(weights.astype(np.float64) / scales.reshape(shape)), -GREATEST, GREATEST).astype(np.int8)
     if bias is None:
         return q, scales, None
-    return q, scales, np.round(bias.astype(np.float64) / (x_scale * scales.astype(np.float64))).astype(np.int32)
+    steps = np.round(bias.astype(np.float64) / (x_scale * scales.astype(np.float64)))
+    return q, scales, steps.astype(numbers.bias_dtype)
 
 
 class Groups:
     """Disjoint sets of tensors with one scale each."""
 
-    def __init__(self, ranges: Mapping[int, Range]) -> None:
-        self._ranges = ranges
+    def __init__(self, ranges: Mapping[int, Range], numbers: Numbers = INT8) -> None:
+        self._ranges, self._numbers = ranges, numbers
         self._parent: dict[int, int] = {}
         self._range: dict[int, Range] = {}
         self._fixed: dict[int, Params] = {}
@@ -101,26 +98,30 @@ class Groups:
             self._fixed[ra] = params
 
     def params(self, tensor: int) -> Params:
-        return self._fixed.get(self.root(tensor)) or params_of(*self.range(tensor))
+        return self._fixed.get(self.root(tensor)) or self._numbers.params(*self.range(tensor))
 
 
 def assign(
-    graph: Graph, ranges: Mapping[int, Range], operators: Sequence[Any], unpooling: Unpooling
+    graph: Graph,
+    ranges: Mapping[int, Range],
+    operators: Sequence[Any],
+    unpooling: Unpooling,
+    numbers: Numbers = INT8,
 ) -> dict[int, Params]:
-    """The parameters of each computed float tensor that the int8 ``operators`` read or write."""
-    groups, users = Groups(ranges), graph.users()
+    """The parameters of each computed float tensor that the quantized ``operators`` read or write."""
+    groups, users, rules = Groups(ranges, numbers), graph.users(), numbers.rules
     for tensor in graph.inputs:
         if tensor in ranges:  # else only float operators read it
             groups.widen(tensor, PICTURE)
     for tensor in unpooling.flags:
-        groups.fix(tensor, FLAG)
+        groups.fix(tensor, numbers.flag)
     for operator in operators:
-        output = RULES[graph.kind(operator)].output if graph.kind(operator) in RULES else None
+        output = rules[graph.kind(operator)].output if graph.kind(operator) in rules else None
         if output is not None:
             groups.fix(int(operator.outputs[0]), output)
     for a, b in unpooling.alike:
         groups.join(a, b)
-    shared = [o for o in operators if graph.kind(o) in RULES and RULES[graph.kind(o)].shares]
+    shared = [o for o in operators if graph.kind(o) in rules and rules[graph.kind(o)].shares]
     # Concatenations last: whether one would widen its inputs' scales shows once these are known.
     for operator in sorted(shared, key=lambda o: graph.kind(o) == "CONCATENATION"):
         _join_shared(graph, groups, operator, users)
@@ -128,11 +129,11 @@ def assign(
         # The border of a padded maximum pooling must stay below every element: it gets the lowest level for itself.
         if graph.kind(operator) == "PADV2" and _is_border(graph.constant(int(operator.inputs[2]))):
             low, high = groups.range(int(operator.inputs[0]))
-            groups.widen(int(operator.inputs[0]), (low - (high - low) / (GREATEST - LEAST - 1), high))
+            groups.widen(int(operator.inputs[0]), (low - (high - low) / (numbers.greatest - numbers.least - 1), high))
     touched = {int(i) for o in operators for i in (*o.inputs, *o.outputs)}
     computed = {i for i in touched if graph.is_float(i) and graph.constant(i) is None}
     params = {i: groups.params(i) for i in computed if i in ranges or i in unpooling.flags}
-    return params | {d: Params(params[m].scale, LEAST) for d, m in unpooling.differences.items()}
+    return params | {d: numbers.of_differences(params[m]) for d, m in unpooling.differences.items()}
 
 
 def _is_border(constant: NDArray[np.float32] | None) -> bool:

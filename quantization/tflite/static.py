@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from mobileseg.errors import unknown_option
-from mobileseg.quantization.params import Params, params_of
+from mobileseg.quantization.params import Params
 from mobileseg.quantization.ranges import least_squares
 from mobileseg.quantization.tflite.flatbuffer import Graph
 from mobileseg.quantization.tflite.match import match
+from mobileseg.quantization.tflite.numbers import INT8, INT16, Numbers
 from mobileseg.quantization.tflite.observe import observe
-from mobileseg.quantization.tflite.operators import FLOAT_AT_THE_END, RULES, Weights
-from mobileseg.quantization.tflite.scales import assign, quantize, quantize_weights
+from mobileseg.quantization.tflite.operators import FLOAT_AT_THE_END, Weights
+from mobileseg.quantization.tflite.scales import assign, quantize_weights
 from mobileseg.quantization.tflite.unpooling import find_unpooling
 
 if TYPE_CHECKING:
@@ -36,7 +37,15 @@ RECIPE = (
     "static int8: weights symmetric per channel, activations asymmetric per tensor, "
     "ranges of least squared error over the calibration pictures"
 )
+WIDE = (
+    "weights int8, symmetric per channel; activations int16, symmetric per tensor, of twice the extremes of the "
+    "calibration pictures"
+)
 PLANNED = "static int8: by the plan of the program"
+HEADROOM = 2.0
+"""How far beyond the calibration pictures' extremes numbers of 16 bits reach: it takes one bit, of which they have
+enough, and other pictures are not cut off."""
+
 UNSIGNED = 128
 """What is added to an int8 zero point for the same numbers as uint8."""
 
@@ -80,6 +89,20 @@ def quantize_static(
     return QuantizedModel(graph.to_bytes(), RECIPE, tuple(emitted.kept_float), images)
 
 
+def quantize_wide(float_model: bytes, pictures: Iterable[NDArray[np.uint8]]) -> QuantizedModel:
+    """Quantize a file to int8 weights and activations of 16 bits: symmetric, by the pictures' extremes and `HEADROOM`.
+    Input and output stay float32.
+
+    Raises as `quantize_static`.
+    """
+    graph = Graph(float_model)
+    statistics, images = observe(float_model, pictures)
+    ranges = {i: (HEADROOM * s.low, HEADROOM * s.high) for i, s in statistics.items()}
+    emitted = _Emitter(graph, ranges, "float32", "float32", numbers=INT16)
+    emitted.run()
+    return QuantizedModel(graph.to_bytes(), WIDE, tuple(emitted.kept_float), images)
+
+
 def quantize_planned(
     float_model: bytes,
     known: Sequence[Known],
@@ -107,8 +130,8 @@ def _check(*dtypes: str) -> None:
             raise unknown_option("tensor type", dtype, get_args(DType))
 
 
-def _is_quantizable(graph: Graph, operator: Any, ranges: Mapping[int, Range]) -> bool:
-    rule = RULES.get(graph.kind(operator))
+def _is_quantizable(graph: Graph, operator: Any, ranges: Mapping[int, Range], numbers: Numbers) -> bool:
+    rule = numbers.rules.get(graph.kind(operator))
     floats = [int(i) for i in (*operator.inputs, *operator.outputs) if graph.is_float(int(i))]
     if rule is None or not floats or any(graph.constant(i) is None and i not in ranges for i in floats):
         return False
@@ -133,19 +156,21 @@ class _Emitter:
         input_dtype: DType,
         output_dtype: DType,
         floats: frozenset[int] = frozenset(),
+        numbers: Numbers = INT8,
     ) -> None:
-        self.graph, self.ranges = graph, ranges
+        self.graph, self.ranges, self.numbers = graph, ranges, numbers
         self.input_dtype, self.output_dtype = input_dtype, output_dtype
         kept = {id(o) for o in graph.operators if any(int(i) in floats for i in o.outputs)}
         self.unpooling: Unpooling = find_unpooling(graph, kept)
         in_chain = set(self.unpooling.ceilings) | self.unpooling.skipped
-        int8 = [o for o in graph.operators if id(o) in in_chain or _is_quantizable(graph, o, ranges)]
+        int8 = [o for o in graph.operators if id(o) in in_chain or _is_quantizable(graph, o, ranges, numbers)]
         self.quantized = {id(o) for o in int8 if not self._is_last_in_float(o)} - kept
-        self.params = assign(graph, ranges, [o for o in graph.operators if id(o) in self.quantized], self.unpooling)
+        chosen = [o for o in graph.operators if id(o) in self.quantized]
+        self.params = assign(graph, ranges, chosen, self.unpooling, numbers)
         self.operators: list[Any] = []
         self.kept_float: list[str] = []
         self.in_float: dict[int, int] = {}
-        self.in_int8: dict[tuple[int, Params], int] = {}
+        self.in_integers: dict[tuple[int, Params], int] = {}
         self.constants: dict[tuple[int, bytes], int] = {}
 
     def run(self) -> None:
@@ -159,7 +184,7 @@ class _Emitter:
             elif id(operator) in self.quantized and self.graph.kind(operator) == "RELU":
                 self._relu(operator)
             elif id(operator) in self.quantized:
-                self._int8(operator)
+                self._integer(operator)
             else:
                 self._float(operator)
         for tensor in self.graph.outputs:
@@ -182,23 +207,23 @@ class _Emitter:
         params = self.params[tensor]
         if self.input_dtype == "int8":
             self.graph.set_type(tensor, "INT8", params)
-            self.in_int8[tensor, params] = tensor
+            self.in_integers[tensor, params] = tensor
             return
         self.graph.set_type(tensor, "UINT8", Params(params.scale, params.zero_point + UNSIGNED))
-        self.in_int8[tensor, params] = inner = self._new(tensor, "int8", "INT8", params)
+        self.in_integers[tensor, params] = inner = self._new(tensor, "int8", "INT8", params)
         self._convert("QUANTIZE", tensor, inner, version=2)
 
     def _write_output(self, tensor: int) -> None:
-        produced = [i for (t, _), i in self.in_int8.items() if t == tensor]
+        produced = [i for (t, _), i in self.in_integers.items() if t == tensor]
         if tensor in produced or self.in_float.get(tensor) == tensor:
             return
         if tensor not in self.in_float and not produced:  # not a float tensor: a class map
             return
         if self.output_dtype == "float32":
-            self._convert("DEQUANTIZE", produced[0], tensor, version=2)
+            self._convert("DEQUANTIZE", produced[0], tensor, self.numbers.to_float)
             return
         params = self._own(tensor)
-        inner = self._as_int8(tensor, params)
+        inner = self._as_integers(tensor, params)
         shift = UNSIGNED if self.output_dtype == "uint8" else 0
         self.graph.set_type(tensor, self.output_dtype.upper(), Params(params.scale, params.zero_point + shift))
         self._convert("QUANTIZE", inner, tensor, version=2)
@@ -221,8 +246,8 @@ class _Emitter:
         self.in_float[tensor] = self._new(tensor, "float", "FLOAT32", None) if outward else tensor
         return self.in_float[tensor]
 
-    def _int8(self, operator: Any) -> None:
-        rule = RULES[self.graph.kind(operator)]
+    def _integer(self, operator: Any) -> None:
+        rule = self.numbers.rules[self.graph.kind(operator)]
         sources = [int(i) for i in operator.inputs]
         if rule.weights is not None:
             y_scale = self.params[int(operator.outputs[0])].scale
@@ -230,36 +255,42 @@ class _Emitter:
         else:
             common = self.params[int(operator.outputs[0])] if rule.shares else None
             operator.inputs = np.asarray([self._operand(i, common) for i in sources], np.int32)
-        operator.outputs = np.asarray([self._int8_target(int(i)) for i in operator.outputs], np.int32)
+        operator.outputs = np.asarray([self._target(int(i)) for i in operator.outputs], np.int32)
         self.graph.raise_version(operator, rule.version)
+        if hasattr(operator.builtinOptions, "potScaleInt16"):  # else scales of 16-bit numbers must be powers of two
+            operator.builtinOptions.potScaleInt16 = False
         self.operators.append(operator)
 
     def _operand(self, tensor: int, common: Params | None) -> int:
         if tensor < 0 or (not self._is_activation(tensor) and self.graph.constant(tensor) is None):
             return tensor
-        return self._as_int8(tensor, common or self._own(tensor))
+        return self._as_integers(tensor, common or self._own(tensor))
 
     def _flag(self, ceil: Any) -> None:
         """n = d * (1/s), see `mobileseg.quantization.tflite.unpooling`."""
         graph, difference = self.graph, self.unpooling.ceilings[id(ceil)]
         inverse = np.float32(1.0 / self.params[difference].scale)
-        params = params_of(0.0, float(inverse))
-        name = f"one_level_{difference}"
-        constant = graph.add_tensor(name, (), "INT8", params, quantize(np.asarray(inverse), params))
+        constant = self._scalar(f"one_level_{difference}", inverse)
         result = int(ceil.outputs[0])
-        inputs = [self._as_int8(difference, self.params[difference]), constant]
-        options = graph.schema.MulOptionsT()
-        self.operators.append(graph.new_operator("MUL", inputs, [self._int8_target(result)], options, version=2))
+        inputs = [self._as_integers(difference, self.params[difference]), constant]
+        options, version = graph.schema.MulOptionsT(), self.numbers.rules["MUL"].version
+        self.operators.append(graph.new_operator("MUL", inputs, [self._target(result)], options, version))
 
     def _relu(self, operator: Any) -> None:
         """max(x * 1, 0): XNNPACK has no RELU of int8, and takes a limit into a product."""
-        graph, params = self.graph, params_of(0.0, 1.0)
+        graph = self.graph
         x, result = int(operator.inputs[0]), int(operator.outputs[0])
-        one = graph.add_tensor(f"one_{result}", (), "INT8", params, quantize(np.ones((), np.float32), params))
-        options = graph.schema.MulOptionsT()
+        one = self._scalar(f"one_{result}", np.float32(1.0))
+        options, version = graph.schema.MulOptionsT(), self.numbers.rules["MUL"].version
         options.fusedActivationFunction = graph.schema.ActivationFunctionType.RELU
-        inputs = [self._as_int8(x, self._own(x)), one]
-        self.operators.append(graph.new_operator("MUL", inputs, [self._int8_target(result)], options, version=2))
+        inputs = [self._as_integers(x, self._own(x)), one]
+        self.operators.append(graph.new_operator("MUL", inputs, [self._target(result)], options, version))
+
+    def _scalar(self, name: str, value: np.float32) -> int:
+        """A constant of one positive number, which its scale represents exactly."""
+        params = self.numbers.params(0.0, float(value))
+        data = self.numbers.quantize(np.asarray(value), params)
+        return self.graph.add_tensor(name, (), self.numbers.name, params, data)
 
     def _convolution_inputs(self, sources: list[int], places: Weights, y_scale: float) -> list[int]:
         """Each has a bias of its own, if of zeros: two of equal weights must not share it (`Graph._share_buffers`)."""
@@ -270,13 +301,14 @@ class _Emitter:
         if weights is None:
             raise TypeError("only convolutions of constant weights are quantizable")
         params = self._own(x)
-        q, scales, bias = quantize_weights(weights, graph.constant(b), params.scale, y_scale, places.axis)
+        q, scales, bias = quantize_weights(weights, graph.constant(b), params.scale, y_scale, places.axis, self.numbers)
         if bias is None:
-            bias = np.zeros(len(scales), np.int32)
+            bias = np.zeros(len(scales), self.numbers.bias_dtype)
         inputs = sources[: places.bias]
-        inputs[places.x] = self._as_int8(x, params)
+        inputs[places.x] = self._as_integers(x, params)
         inputs[places.weights] = self._constant(w, q, "INT8", scales, places.axis)
-        return [*inputs, self._new_constant(w if b < 0 else b, bias, "INT32", scales * np.float32(params.scale), 0)]
+        steps = scales * np.float32(params.scale)
+        return [*inputs, self._new_constant(w if b < 0 else b, bias, self.numbers.bias, steps, 0)]
 
     # Tensors
 
@@ -290,43 +322,45 @@ class _Emitter:
             return self.params[tensor]
         constant = self.graph.constant(tensor)
         low, high = self.ranges[tensor] if constant is None else (float(constant.min()), float(constant.max()))
-        return params_of(low, high)
+        return self.numbers.params(low, high)
 
-    def _int8_target(self, tensor: int) -> int:
+    def _target(self, tensor: int) -> int:
         if not self.graph.is_float(tensor):
             return tensor
         params = self.params[tensor]
         outward = tensor in self.graph.outputs and self.output_dtype != "int8"
         if outward:
-            index = self._new(tensor, "int8", "INT8", params)
+            index = self._new(tensor, self.numbers.name.lower(), self.numbers.name, params)
         else:
             index = tensor
-            self.graph.set_type(tensor, "INT8", params)
-        self.in_int8[tensor, params] = index
+            self.graph.set_type(tensor, self.numbers.name, params)
+        self.in_integers[tensor, params] = index
         return index
 
-    def _as_int8(self, tensor: int, params: Params) -> int:
+    def _as_integers(self, tensor: int, params: Params) -> int:
         constant = self.graph.constant(tensor)
         if constant is not None:
             scale, zero = np.asarray([params.scale], np.float32), params.zero_point
-            return self._constant(tensor, quantize(constant, params), "INT8", scale, 0, zero)
-        if (tensor, params) not in self.in_int8:
+            data = self.numbers.quantize(constant, params)
+            return self._constant(tensor, data, self.numbers.name, scale, 0, zero)
+        if (tensor, params) not in self.in_integers:
             source = self.in_float.get(tensor)
-            version = 1
+            version = self.numbers.from_float
             if source is None:
-                source, version = next(i for (t, _), i in self.in_int8.items() if t == tensor), 2
-            self.in_int8[tensor, params] = self._new(tensor, f"int8_{len(self.operators)}", "INT8", params)
-            self._convert("QUANTIZE", source, self.in_int8[tensor, params], version)
-        return self.in_int8[tensor, params]
+                source, version = next(i for (t, _), i in self.in_integers.items() if t == tensor), 2
+            suffix = f"{self.numbers.name.lower()}_{len(self.operators)}"
+            self.in_integers[tensor, params] = self._new(tensor, suffix, self.numbers.name, params)
+            self._convert("QUANTIZE", source, self.in_integers[tensor, params], version)
+        return self.in_integers[tensor, params]
 
     def _as_float(self, tensor: int) -> int:
         if tensor in self.in_float:
             return self.in_float[tensor]
-        source = next((i for (t, _), i in self.in_int8.items() if t == tensor), None)
+        source = next((i for (t, _), i in self.in_integers.items() if t == tensor), None)
         if source is None:  # a constant, or no float tensor
             return tensor
         self.in_float[tensor] = self._new(tensor, "float", "FLOAT32", None)
-        self._convert("DEQUANTIZE", source, self.in_float[tensor], version=2)
+        self._convert("DEQUANTIZE", source, self.in_float[tensor], self.numbers.to_float)
         return self.in_float[tensor]
 
     def _new(self, tensor: int, suffix: str, dtype: str, params: Params | None) -> int:

@@ -76,7 +76,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown target": (("--to", "tflight"), "Did you mean 'tflite'?"),
     "no target": (("--to", ","), "--to"),
     "unknown precision": (("--precision", "int9"), "Did you mean 'int8'?"),
-    "a precision the target has not": (("--to", "onnx", "--precision", "w8"), "fp32, fp16"),
+    "a precision the target has not": (("--to", "onnx", "--precision", "palette4"), "fp32, fp16"),
     "two precisions": (("--int8", "--fp16"), "--precision P"),
     "unknown architecture": (("--arch", "e-net"), "Did you mean 'enet'?"),
     "unknown variant": (("--variant", "eromero"), "Did you mean 'eromera'?"),

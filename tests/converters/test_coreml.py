@@ -180,7 +180,7 @@ def test_deployment_targets(written: Any) -> None:
 )
 def test_refuses_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        TARGET.check(options)
+        TARGET.check(options, "fp32")
     with pytest.raises(OptionError, match=message):
         TARGET.lower(program(), Lowering("fp32", "logits", METADATA, options), tmp_path / "x.mlpackage")
     assert not list(tmp_path.iterdir())

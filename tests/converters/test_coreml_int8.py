@@ -275,9 +275,12 @@ def test_the_oldest_system_with_int8_activations_is_the_default(made: Any) -> No
 def test_refuses_older_systems(tmp_path: Path, system: str) -> None:
     rewritten, plan, _ = planned(Plain, "imagenet")
     program = replace(rewritten, module=inserted(rewritten.module, plan))
-    lowering = Lowering("int8", "logits", {}, {"deployment_target": system})
-    with pytest.raises(OptionError, match=f"from iOS17 on; got --deployment-target {system}.*--precision w8"):
-        TARGET.lower(program, lowering, tmp_path / "x.mlpackage")
+    options = {"deployment_target": system}
+    message = f"int8 activations from iOS17 on; got --deployment-target {system}.*--precision w8"
+    with pytest.raises(OptionError, match=message):
+        TARGET.check(options, "int8")
+    with pytest.raises(OptionError, match=message):
+        TARGET.lower(program, Lowering("int8", "logits", {}, options), tmp_path / "x.mlpackage")
     assert not list(tmp_path.iterdir())
 
 

@@ -413,16 +413,16 @@ def test_file_names_and_rows_of_the_table() -> None:
 
 def test_refuses_what_it_does_not_know() -> None:
     with pytest.raises(OptionError, match=r"'vulcan'.*Did you mean 'vulkan'\?.*coreml, portable, vulkan, xnnpack"):
-        TARGET.check({"delegate": "vulcan"})
+        TARGET.check({"delegate": "vulcan"}, "fp32")
     with pytest.raises(OptionError, match="etrecord"):
-        TARGET.check({"etrecord": "yes"})
-    TARGET.check({"delegate": None, "etrecord": None})
+        TARGET.check({"etrecord": "yes"}, "fp32")
+    TARGET.check({"delegate": None, "etrecord": None}, "fp32")
 
 
 def test_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mobileseg.converters.executorch.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"coremltools.*mobileseg\[coreml\]"):
-        TARGET.check({"delegate": "coreml"})
+        TARGET.check({"delegate": "coreml"}, "fp32")
     monkeypatch.setitem(sys.modules, "executorch.exir", None)
     with pytest.raises(MissingExtraError, match=r"executorch.*mobileseg\[executorch\]"):
         lower(tmp_path / "x.pte", Deployed(Turned(), None, "logits"), "fp32", {})

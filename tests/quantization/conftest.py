@@ -105,11 +105,21 @@ class Joined(nn.Module):
         return logits
 
 
-def convert(network: nn.Module, path: Path) -> bytes:
+def convert(network: nn.Module, path: Path, precision: str = "int8") -> bytes:
+    """The float file in the forms of a precision."""
     pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
     deployed = Deployed(network.eval(), Preprocessing("unit"), "logits")
-    TARGET.lower(rewrite(export(deployed, SIZE), "tflite", "int8"), Lowering("int8", "logits", {}), path)
+    TARGET.lower(rewrite(export(deployed, SIZE), "tflite", precision), Lowering("fp32", "logits", {}), path)
     return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def wide_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Float files in the forms for activations of 16 bits."""
+    torch.manual_seed(0)
+    networks = {"unpooling": Unpooling(), "branches": Branches(), "dead channels": DeadChannels()}
+    folder = tmp_path_factory.mktemp("wide")
+    return {name: convert(network, folder / f"{name}.tflite", "w8a16") for name, network in networks.items()}
 
 
 @pytest.fixture(scope="session")

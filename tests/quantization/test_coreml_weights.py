@@ -23,12 +23,15 @@ from mobileseg.errors import OptionError, UsageError
 
 pytest.importorskip("coremltools", reason="install the extra: pip install 'mobileseg[coreml]'")
 
+import coremltools
+from coremltools.converters.mil.mil import types
+
 from mobileseg import mlpackage
 from mobileseg.converters.coreml import TARGET
 from mobileseg.quantization.coreml import compress_weights
 from mobileseg.quantization.coreml.palette import palette_of
 
-COMPRESSIONS = ("w8", "palette4", "palette6", "palette8")
+COMPRESSIONS = ("w8", "w4", "palette4", "palette6", "palette8")
 WEIGHTS = ("conv", "conv_transpose")
 
 
@@ -55,14 +58,24 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compressed(half: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network for systems that take 4-bit weights."""
+    path = tmp_path_factory.mktemp("newer") / "x.mlpackage"
+    deployed = Deployed(network(), registry.preprocessing("imagenet"), "logits")
+    rewritten = rewrite(export(deployed, (16, 24)), "coreml", "w4")
+    TARGET.lower(rewritten, Lowering("w4", "logits", {"precision": "w4"}), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def compressed(half: Path, newer: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
     """The package with each compression, and what the quantizer said, made once."""
     done: dict[str, tuple[Path, Any]] = {}
 
     def compress(precision: str) -> tuple[Path, Any]:
         if precision not in done:
             path = tmp_path_factory.mktemp(precision) / "x.mlpackage"
-            shutil.copytree(half, path)
+            shutil.copytree(newer if precision == "w4" else half, path)
             done[precision] = path, compress_weights(path, precision)
         return done[precision]
 
@@ -99,6 +112,46 @@ def test_int8_weights_are_within_half_a_step(half: Path, compressed: Any) -> Non
         assert (np.abs(after - before) <= step * (0.5 + 127 * 2**-10)).all()
 
 
+def test_4_bit_weights_are_within_half_a_step_of_their_block(newer: Path, compressed: Any) -> None:
+    path, said = compressed("w4")
+    originals, weights = learned(newer), learned(path)
+    kept = {name.partition(": ")[2] for name in said.kept_float}
+    assert [originals[name].shape for name in originals if name in kept] == [(32, 3, 3, 3)]
+    blocks = {(64, 32, 3, 3): (64, 8, 1, 1), (32, 64, 1, 1): (32, 2, 1, 1), (32, 48, 2, 2): (4, 48, 1, 1)}
+    for name in set(weights) - kept:
+        before, after, stored = numbers(originals[name]), numbers(weights[name]), weights[name].op
+        assert stored.op_type == "constexpr_blockwise_shift_scale"
+        assert types.builtin_to_string(stored.data.dtype) == "int4"
+        assert stored.scale.shape == stored.offset.shape == blocks[before.shape]
+        step = stored.scale.val.astype(np.float64)
+        for axis in (0, 1):
+            step = step.repeat(before.shape[axis] // step.shape[axis], axis)
+        # Half a step for the weight and half for the zero point; the products are float16.
+        assert (np.abs(after - before) <= step * 1.01 + np.abs(before) * 2**-10).all()
+        assert 10 * np.log10(np.square(before).sum() / np.square(after - before).sum()) > 20
+
+
+def test_w4_needs_a_system_that_has_it(newer: Path) -> None:
+    assert mlpackage.read_spec(newer)[0].specificationVersion == coremltools.target.iOS18.value
+    for system in ("iOS17", "macOS14"):
+        with pytest.raises(OptionError, match=rf"from iOS18 on; got --deployment-target {system}.*--precision w8"):
+            TARGET.check({"deployment_target": system}, "w4")
+        TARGET.check({"deployment_target": system}, "palette4")
+    TARGET.check({"deployment_target": "macOS15"}, "w4")
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, -0.25])
+def test_blocks_of_one_number_stay_what_they_are(newer: Path, tmp_path: Path, value: float) -> None:
+    constant = nn.Conv2d(3, 64, 8)
+    nn.init.constant_(constant.weight, value)
+    path = tmp_path / "x.mlpackage"
+    rewritten = rewrite(export(Deployed(constant.eval(), None, "logits"), (16, 24)), "coreml", "w4")
+    TARGET.lower(rewritten, Lowering("w4", "logits", {"raw_input": True}), path)
+    compress_weights(path, "w4")
+    (weight,) = learned(path).values()
+    np.testing.assert_allclose(numbers(weight), value, rtol=2**-10)
+
+
 @pytest.mark.parametrize(("bits", "least_db"), [(4, 18), (6, 30), (8, 42)])
 def test_palettes_hold_the_weights(half: Path, compressed: Any, bits: int, least_db: float) -> None:
     path, said = compressed(f"palette{bits}")
@@ -121,10 +174,10 @@ def test_fewer_bits_are_fewer_bytes(half: Path, compressed: Any) -> None:
 
 
 @pytest.mark.parametrize("precision", COMPRESSIONS)
-def test_nothing_else_changes(half: Path, compressed: Any, precision: str) -> None:
+def test_nothing_else_changes(half: Path, newer: Path, compressed: Any, precision: str) -> None:
     """Among it the preprocessing: coremltools' own pipeline would scale it by 0.999995."""
     path, said = compressed(precision)
-    before, after = mlpackage.read(half), mlpackage.read(path)
+    before, after = mlpackage.read(newer if precision == "w4" else half), mlpackage.read(path)
     digest = mlpackage.WEIGHTS_DIGEST
     for package in (before, after):
         assert package.spec.description.metadata.userDefined.pop(digest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,10 @@ from mobileseg.errors import MissingExtraError, OptionError, PictureError, Usage
 from mobileseg.pictures import iter_pictures
 from mobileseg.quantization.calibration import choose_pictures
 from mobileseg.quantization.params import Params, params_of
-from mobileseg.quantization.tflite import quantize_static
+from mobileseg.quantization.tflite import quantize_static, quantize_wide
 from mobileseg.quantization.tflite.flatbuffer import Graph
-from mobileseg.quantization.tflite.scales import (
-    Groups,
-    quantize,
-    quantize_weights,
-)
+from mobileseg.quantization.tflite.numbers import INT8
+from mobileseg.quantization.tflite.scales import Groups, quantize_weights
 from mobileseg.types import NotRun
 from mobileseg.validation.graphs import read_graph
 
@@ -131,11 +128,15 @@ def outputs_of(operators: Sequence[Any]) -> set[int]:
     return {int(o.outputs[0]) for o in operators}
 
 
+@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("resolver", [REFERENCE, XNNPACK], ids=["reference kernels", "XNNPACK"])
-def test_each_window_gets_its_value_once_at_the_int8_tensors_first_maximum(
-    unpooling_model: bytes, pictures: Pictures, resolver: Any
+def test_each_window_gets_its_value_once_at_the_integer_tensors_first_maximum(
+    unpooling_model: bytes, wide_models: Mapping[str, bytes], pictures: Pictures, resolver: Any, bits: int
 ) -> None:
-    content = quantize_static(unpooling_model, pictures[:2]).content
+    if bits == 8:
+        content = quantize_static(unpooling_model, pictures[:2]).content
+    else:
+        content = quantize_wide(wide_models["unpooling"], pictures[:2]).content
     x, y, plane = unpooled(content, pictures[4], resolver)
     pooled, indices = F.max_pool2d(x, 2, return_indices=True)
     windows = F.unfold(x.transpose(0, 1), 2, stride=2)
@@ -201,10 +202,7 @@ def test_a_last_resizing_stays_float_where_the_file_gives_floats(pictures: Pictu
 def test_an_operator_without_a_rule_stays_in_float_and_is_named(
     branches_model: bytes, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mobileseg.quantization.tflite import static
-
-    rules = {kind: rule for kind, rule in static.RULES.items() if kind != "RESIZE_BILINEAR"}
-    monkeypatch.setattr(static, "RULES", rules)
+    monkeypatch.delitem(INT8.rules, "RESIZE_BILINEAR")
     quantized = quantize_static(branches_model, pictures[:3], output_dtype="int8")
     assert [name.split(":")[0] for name in quantized.kept_float] == ["RESIZE_BILINEAR"]
     (expected,) = run(branches_model, pictures[3])
@@ -254,7 +252,7 @@ def test_ranges_hold_zero_exactly_and_infinity_goes_to_the_end() -> None:
     params = params_of(0.5, 3.0)
     assert params == Params(pytest.approx(3.0 / 255), -128)
     values = np.asarray([0.0, -np.inf, 3.0, 99.0], np.float32)
-    assert quantize(values, params_of(-1.0, 3.0)).tolist() == [params_of(-1.0, 3.0).zero_point, -128, 127, 127]
+    assert INT8.quantize(values, params_of(-1.0, 3.0)).tolist() == [params_of(-1.0, 3.0).zero_point, -128, 127, 127]
 
 
 def test_bias_beside_tiny_weights_fits_into_int32() -> None:

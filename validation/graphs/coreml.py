@@ -155,7 +155,8 @@ def _palette(parts: Mapping[str, Constant | None]) -> str:
 def _integers(parts: Mapping[str, Constant | None]) -> str:
     data = parts.get("quantized_data") or parts.get("data")
     kind = data.type.kind if data is not None else "integers"
-    return f"{kind} per {'channel' if np.prod(_shape(parts.get('scale'))) > 1 else 'tensor'}"
+    axes = sum(length > 1 for length in _shape(parts.get("scale")))
+    return f"{kind} per {('tensor', 'channel', 'block')[min(axes, 2)]}"
 
 
 def _other(parts: Mapping[str, Constant | None]) -> str:

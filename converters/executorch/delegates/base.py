@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch.fx import GraphModule
+    from torch.fx import GraphModule, Node
 
 Reason = tuple[str, str]
 """An operator, ``"aten.avg_pool2d.default"``, and why it is left."""
@@ -29,7 +29,7 @@ class Delegate:
     returns the program's module as the delegate reads it. ``compiling`` surrounds the lowering to a precision, with
     `Lowering.float32_share`, and its value says what it removed; ``narrows``: it makes float16 of a float32
     program itself. ``finish`` gets the payload (the bytes that the delegate is called with) and returns it in a form
-    that depends on the program alone.
+    that depends on the program alone. ``rounded``: the weights of an operator that it makes int8 in dynamic files.
     ``modules`` and ``extra``: what it needs beyond ExecuTorch.
     """
 
@@ -43,6 +43,7 @@ class Delegate:
     prepare: Callable[[GraphModule], GraphModule] = lambda module: module
     compiling: Callable[[str, float], AbstractContextManager[Removed]] = lambda precision, share: nullcontext({})
     finish: Callable[[bytes], bytes] = lambda payload: payload
+    rounded: Callable[[Node], Node | None] = lambda node: None
     modules: Sequence[str] = ()
     extra: str = "executorch"
 

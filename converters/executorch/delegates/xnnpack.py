@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg.converters.executorch.delegates.base import Delegate, Reason, Removed
 from mobileseg.converters.executorch.delegates.xnnpack_constants import names
+from mobileseg.converters.executorch.delegates.xnnpack_dynamic import in_integers, rounded
 from mobileseg.converters.executorch.delegates.xnnpack_int8 import in_int8
 from mobileseg.converters.executorch.delegates.xnnpack_layouts import operators, rearranged
 from mobileseg.converters.passes.base import aten, is_call
@@ -148,7 +149,8 @@ def _partitioners() -> list[Any]:
 def _compiling(precision: str, float32_share: float) -> Iterator[Removed]:
     """What XNNPACK's runtime takes and ExecuTorch does not write: conversions between float32 and float16, and float16
     weights of a convolution that itself is float16. ExecuTorch writes all of them in float32; transposed ones must be
-    so. And what it writes with needless transpositions, without them (`xnnpack_layouts`)."""
+    so. And what it writes with needless transpositions, without them (`xnnpack_layouts`); for ``"dynamic"`` with
+    convolutions in integers (`xnnpack_dynamic`)."""
     import torch
     from executorch.backends.xnnpack import xnnpack_preprocess
     from executorch.backends.xnnpack.operators import node_visitor
@@ -188,6 +190,8 @@ def _compiling(precision: str, float32_share: float) -> Iterator[Removed]:
         own = stores[-1]
         data = {key: own.buffers[entry.buffer_index] for key, entry in own.pte_data.items()}
         new = rearranged(in_int8(graph, data), data)
+        if precision == "dynamic":
+            new = in_integers(new, data)
         left = NamedDataStore()
         for name in names(new):
             left.add_named_data(name, data[name], CONSTANT_TENSOR_ALIGNMENT)
@@ -223,4 +227,5 @@ DELEGATE = Delegate(
     reason=_reason,
     prepare=_prepare,
     compiling=_compiling,
+    rounded=rounded,
 )
