@@ -20,8 +20,8 @@ SIZE = (33, 46)
 
 
 class Network(nn.Module):
-    """Overlapping pooling (ties), pooling and unpooling, PReLU per channel, parts of unlike ranges put together. No class
-    has more of the pixels than another, so that rounding changes some."""
+    """Overlapping pooling (ties), pooling and unpooling, PReLU per channel, parts of unlike ranges put together. The
+    classes have like shares of the pixels, so that rounding changes some."""
 
     def __init__(self) -> None:
         super().__init__()
