@@ -134,7 +134,7 @@ def _check_recipe(recipe: Int8Recipe, labels: str | Path | None, precision: str,
 
     if not planned and (recipe != INT8 or labels is not None):
         raise OptionError(
-            f"--ranges, --no-equalize, --no-learn, --max-evaluations and --calibration-labels say how int8 is made, "
+            f"--ranges, --no-equalize, --max-evaluations and --calibration-labels say how int8 is made, "
             f"and {precision} was asked for. Leave them out, or choose --int8."
         )
     if recipe.ranges != "auto":

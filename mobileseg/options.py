@@ -59,11 +59,9 @@ def time_runs(time: bool, runs: int | None) -> int | None:
     return (runs or _RUNS) if time else None
 
 
-def recipe_of(ranges: str, no_equalize: bool, no_learn: bool, max_evaluations: int) -> Int8Recipe:
+def recipe_of(ranges: str, no_equalize: bool, max_evaluations: int) -> Int8Recipe:
     """What the options of int8 say."""
-    return replace(
-        INT8, ranges=ranges, equalized=not no_equalize, learned=not no_learn, max_evaluations=max_evaluations
-    )
+    return replace(INT8, ranges=ranges, equalized=not no_equalize, max_evaluations=max_evaluations)
 
 
 def precision_of(precision: str | None, shorthands: dict[str, bool]) -> str:
@@ -201,7 +199,6 @@ Ranges = Annotated[
     ),
 ]
 NoEqualize = Annotated[bool, typer.Option("--no-equalize", help="int8: leave the channels' ranges as they are.")]
-NoLearn = Annotated[bool, typer.Option("--no-learn", help="int8: learn no rounding of weights and no scales.")]
 MaxEvaluations = Annotated[
     int,
     typer.Option(

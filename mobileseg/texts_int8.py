@@ -70,8 +70,6 @@ def remedy_text(plan: Mapping[str, Any]) -> str:
     ways = ["more calibration pictures, like those it is for (--calibration-size)"]
     if not plan["equalized"]:
         ways.append("equalized channels (without --no-equalize)")
-    if not plan["learned"]:
-        ways.append("learning (without --no-learn)")
     if plan["held"]:
         ways.append("a greater --min-agreement, which keeps more in float")
     elif plan["evaluations"] >= plan["budget"]["max_evaluations"]:

@@ -141,8 +141,6 @@ class Int8Recipe:
 
     ranges: str = "auto"
     equalized: bool = True
-    learned: bool = True
-    """Whether weights' rounding and scales are learned from the calibration pictures."""
     min_agreement: float = 0.983
     max_miou_drop: float | None = None
     max_evaluations: int = 16

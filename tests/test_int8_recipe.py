@@ -21,9 +21,9 @@ SIZE = (24, 32)
 
 
 def test_options_make_one_recipe() -> None:
-    assert recipe_of("auto", False, False, INT8.max_evaluations) == INT8
-    expected = Int8Recipe(ranges="mse", equalized=False, learned=False, max_evaluations=3)
-    assert recipe_of("mse", True, True, 3) == expected
+    assert recipe_of("auto", False, INT8.max_evaluations) == INT8
+    expected = Int8Recipe(ranges="mse", equalized=False, max_evaluations=3)
+    assert recipe_of("mse", True, 3) == expected
 
 
 @pytest.mark.parametrize(("asked", "sought"), [(0.95, 0.953), (0.98, 0.983), (0.999, 0.9995), (1.0, 1.0)])

@@ -20,7 +20,6 @@ def plan(**changes: Any) -> dict[str, Any]:
         "agreement": 0.9712,
         "probes": 4,
         "equalized": True,
-        "learned": True,
         "evaluations": 5,
         "budget": {"max_evaluations": 16},
     }

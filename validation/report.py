@@ -249,7 +249,6 @@ def _plan(found: Int8Findings) -> dict[str, Any]:
         "ranges": found.ranges,
         "ranges_tried": dict(found.ranges_tried),
         "equalized": recipe.equalized,
-        "learned": recipe.learned,
         "budget": {
             "min_agreement": recipe.min_agreement,
             "max_miou_drop": recipe.max_miou_drop,
