@@ -234,7 +234,8 @@ def _told(
     from mobileseg.foreign import path_in_deployed
 
     searched, prefix = found.searched, path_in_deployed(network.network)
-    kept = next(step for step in found.curve if step.units == len(searched.kept))
+    kept = frozenset(node for item in searched.kept for node in item.unit)
+    step = FloatStep(len(searched.kept), searched.cost, searched.agreement)
     total = sum(item.error for item in searched.errors) or 1.0
     return Sensitivity(
         checkpoint=network,
@@ -245,13 +246,13 @@ def _told(
         probes=probes,
         ranges=ranges,
         units=len(searched.errors),
-        layers=tuple(_layer(unit, prefix, total, len(searched.kept)) for unit in found.units),
+        layers=tuple(_layer(unit, prefix, total, unit.first in kept) for unit in found.units),
         curve=tuple(_step(step) for step in found.curve),
-        budget=Budget(min_agreement, _step(kept), searched.agreement >= min_agreement),
+        budget=Budget(min_agreement, step, searched.agreement >= min_agreement),
     )
 
 
-def _layer(unit: Unit, prefix: str, total: float, kept: int) -> LayerError:
+def _layer(unit: Unit, prefix: str, total: float, kept: bool) -> LayerError:
     from mobileseg.converters.passes.base import module_of
 
     return LayerError(
@@ -264,7 +265,7 @@ def _layer(unit: Unit, prefix: str, total: float, kept: int) -> LayerError:
         sqnr_db=as_plain(unit.own_db),
         accumulated_sqnr_db=as_plain(unit.accumulated_db),
         rank=unit.rank + 1,
-        kept_float=unit.rank < kept,
+        kept_float=kept,
     )
 
 

@@ -125,7 +125,7 @@ class Planned:
             agreement=found.agreement,
             miou_drop=NotRun(NO_LABELS) if found.miou_drop is None else found.miou_drop,
             held=found.held,
-            evaluations=len(found.tried),
+            evaluations=found.evaluations,
             units=sum(1 for _ in units_of(self.plan.values, self.module)),
             kept=self.kept,
             cost_share=found.cost,

@@ -7,7 +7,7 @@ Units are ordered by the error that each makes alone (`sensitivity`), for what c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,7 +57,7 @@ class Searched:
     """``plan``: with the fewest float units found that meet the budget, or the best where none does (``held``).
     ``agreement``, ``miou_drop``: what it does; ``int8``: share of equal pixels of int8 throughout. ``kept``: the units
     in float, those of the largest error first; ``errors``: of all, in the program's order. ``tried``: how many units in
-    float keep which share of pixels equal, of each plan that was simulated.
+    float, taken in order, keep which share of pixels equal, as far as was simulated; ``evaluations``: plans simulated.
     """
 
     plan: Plan
@@ -69,6 +69,7 @@ class Searched:
     tried: Mapping[int, float]
     miou_drop: float | None = None
     held: bool = True
+    evaluations: int = 1
 
 
 def agreement(module: GraphModule, plan: Plan, pictures: Sequence[Tensor]) -> float:
@@ -117,32 +118,67 @@ def fewest_float(
     """Of the units in their order the fewest, at least one, with which the budget holds in float; where it does not
     with the most that are allowed, what keeps most pixels equal of all that was tried.
 
+    The last of these units may have brought more than the budget lacked: it is put in front, and fewer of the others
+    are looked for, until that changes nothing more.
+
     ``errors``: of all units; ``whole``: what int8 throughout does, which is one of the ``evaluations``.
     """
     order = ranked(module, plan.values, errors)
-    least, most = 0, largest(len(order))
-    plans = {0: (plan, whole), most: with_float(plan, order[:most], judge)}
-    expected = min(evaluations, len(plans) + math.ceil(math.log2(most)) + 1)
-    while most - least > 1 and budget.holds(plans[most][1]) and len(plans) < evaluations:
-        middle = _between(least, most)
-        if tried is not None:
-            tried(len(plans), max(expected, len(plans)))
-        plans[middle] = with_float(plan, order[:middle], judge)
-        least, most = (least, middle) if budget.holds(plans[middle][1]) else (middle, most)
-    if not budget.holds(plans[most][1]):
-        most = max(plans, key=lambda count: plans[count][1].agreement)
-    chosen, found = plans[most]
+    trials = _Trials(plan, judge, budget, evaluations, tried)
+    most = largest(len(order))
+    trials.plans[()] = (plan, whole)
+    kept = trials.fewest(order[:most])
+    first = {len(units): effect.agreement for units, (_, effect) in trials.plans.items()}
+    before = len(kept) + 1
+    while trials.holds(kept) and 1 < len(kept) < before:
+        before = len(kept)
+        kept = trials.fewest([kept[-1], *kept[:-1]])
+    chosen, found = trials.plans[tuple(kept)]
     return Searched(
         plan=chosen,
         agreement=found.agreement,
         int8=whole.agreement,
-        kept=tuple(order[:most]),
+        kept=tuple(kept),
         cost=cost(module, chosen.floats) / cost(module, module.graph.nodes),
         errors=tuple(errors),
-        tried={count: effect.agreement for count, (_, effect) in sorted(plans.items())},
+        tried=dict(sorted(first.items())),
         miou_drop=found.miou_drop,
         held=budget.holds(found),
+        evaluations=len(trials.plans),
     )
+
+
+@dataclass
+class _Trials:
+    """Plans by their units in float, and what they do."""
+
+    plan: Plan
+    judge: Judge
+    budget: Budget
+    evaluations: int
+    tried: Callable[[int, int], None] | None
+    plans: dict[tuple[Sensitivity, ...], tuple[Plan, Effect]] = field(default_factory=dict)
+
+    def fewest(self, order: Sequence[Sensitivity]) -> list[Sensitivity]:
+        """The shortest beginning of ``order`` that was found to hold the budget; where all of it does not, the best of
+        all plans."""
+        least, most = 0, len(order)
+        if not self.holds(order):
+            best, _ = max(self.plans.items(), key=lambda item: item[1][1].agreement)
+            return list(best)
+        while most - least > 1 and len(self.plans) < self.evaluations:
+            middle = _between(least, most)
+            least, most = (least, middle) if self.holds(order[:middle]) else (middle, most)
+        return list(order[:most])
+
+    def holds(self, units: Sequence[Sensitivity]) -> bool:
+        key = tuple(units)
+        if key not in self.plans:
+            same = next((k for k in self.plans if len(k) == len(key) and set(k) == set(key)), None)
+            self.plans[key] = with_float(self.plan, units, self.judge) if same is None else self.plans.pop(same)
+            if self.tried is not None:
+                self.tried(len(self.plans), self.evaluations)
+        return self.budget.holds(self.plans[key][1])
 
 
 def ranked(module: GraphModule, values: Values, errors: Sequence[Sensitivity]) -> list[Sensitivity]:

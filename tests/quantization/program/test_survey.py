@@ -83,8 +83,8 @@ def test_the_curve_is_what_keeping_the_first_in_float_gives(
     assert found.curve[0].agreement == agreement(module, plan, probes)
     order = ranked(module, plan.values, found.searched.errors)
     assert found.curve[2].agreement == with_float(plan, order[:2], Judge(module, probes))[1].agreement
-    kept = next(step for step in found.curve if step.units == len(found.searched.kept))
-    assert (kept.agreement, kept.cost) == (found.searched.agreement, pytest.approx(found.searched.cost))
+    first = found.searched.tried
+    assert {step.units: step.agreement for step in found.curve if step.units in first} == first
 
 
 def test_it_finds_what_the_search_finds(module: Any, plan: Plan, probes: list[torch.Tensor], found: Survey) -> None:
