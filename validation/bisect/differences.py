@@ -45,7 +45,7 @@ ROUNDED_DB = 10.0
 class Difference:
     """``sqnr_db``: power of what was expected over that of the error, without what a quantized value cannot hold;
     ``whole_db``: with it. ``bias_steps``, ``rms_steps``: mean error and root mean square error in quantization steps;
-    None where the value has none."""
+    None where the value has none, or so fine ones that it is not they that explain an error."""
 
     sqnr_db: float
     whole_db: float
@@ -72,10 +72,14 @@ def difference(expected: NDArray[np.float32], actual: NDArray[np.float32], spec:
     whole = _sqnr_db(expected, np.subtract(actual, expected, dtype=np.float64))
     if spec.scale is None:
         return Difference(whole, whole)
+    # A step of 16 bits is far below what the rounding of weights to 8 leaves, and their zero point is always 0.
+    fine = np.dtype(spec.dtype).itemsize > 1
     low, high = spec.range or _range(spec)
     expected = expected.clip(low, high)
     error = np.subtract(actual, expected, dtype=np.float64)
     noise = float(np.square(error).sum())
+    if fine:
+        return Difference(_sqnr_db(expected, error), whole)
     return Difference(
         _sqnr_db(expected, error), whole, float(error.mean()) / spec.scale, math.sqrt(noise / error.size) / spec.scale
     )

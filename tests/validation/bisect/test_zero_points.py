@@ -116,6 +116,15 @@ def test_tflite(planted: Any, picture: NDArray[np.uint8], look: Callable[..., Lo
     assert found
 
 
+@pytest.mark.parametrize("precision", ["w8a16", "dynamic"])
+def test_in_other_integers_a_sound_file_has_no_fault(
+    planted: Any, look: Callable[..., Located], tmp_path: Path, precision: str
+) -> None:
+    pytest.importorskip("litert_torch", reason="install the extra: pip install 'mobileseg[tflite]'")
+    sound = made(planted, tmp_path, "tflite", precision, calibration="synthetic")
+    assert look(open_artifact(sound), precision).faults == ()
+
+
 # ONNX
 
 
