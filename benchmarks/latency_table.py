@@ -55,7 +55,8 @@ def tflite(path: Path) -> Invoke:
     interpreter = Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
     (declared,) = interpreter.get_input_details()
-    interpreter.set_tensor(declared["index"], np.random.default_rng(0).random(declared["shape"]).astype(np.float32))
+    picture = np.random.default_rng(0).random(declared["shape"])
+    interpreter.set_tensor(declared["index"], picture.astype(declared["dtype"]))
     invoke: Invoke = interpreter.invoke
     return invoke
 

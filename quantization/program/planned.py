@@ -43,7 +43,7 @@ Sort = Callable[["Values"], "Values"]
 Tell = Callable[[str, int, int], None]
 """Called with what is counted, how many are done, and how many there are (0: not known)."""
 
-CANDIDATES = ("percentile", "percentile:99.999", "mse", "min-max")
+CANDIDATES = ("percentile", "percentile:99.95", "percentile:99.999", "mse", "min-max")
 """Of these range methods ``"auto"`` takes the one that keeps most pixels equal on the probes."""
 
 NO_LABELS = "the calibration pictures have no labels (--calibration-labels)"
