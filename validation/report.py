@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import platform
 import subprocess
@@ -26,6 +25,8 @@ from mobileseg.types import Artifact, Checkpoint, Gate, Int8Findings, NotRun, Re
 from mobileseg.validation.gates import all_passed
 from mobileseg.validation.metrics import LabelScores, LogitErrors
 from mobileseg.validation.parity import LABEL_PROTOCOL, ParityResult
+from mobileseg.validation.plain import not_run, number
+from mobileseg.validation.report_int8 import plan_record
 
 SCHEMA_VERSION = 1
 SCHEMA_FILE = "report.schema.json"
@@ -111,11 +112,11 @@ def build_report(
             "outputs": [_tensor(spec) for spec in artifact.outputs],
         },
         "environment": environment(),
-        "rewrites": _not_run(rewrites) if isinstance(rewrites, NotRun) else [_rewrite(r) for r in rewrites],
+        "rewrites": not_run(rewrites) if isinstance(rewrites, NotRun) else [_rewrite(r) for r in rewrites],
         "quantization": _quantization(quantization),
-        "parity": _not_run(parity) if isinstance(parity, NotRun) else _parity(parity, gates, _class_names(artifact)),
-        "latency": _not_run(latency) if isinstance(latency, NotRun) else [dict(row) for row in latency],
-        "operators": _not_run(operators) if isinstance(operators, NotRun) else dict(operators),
+        "parity": not_run(parity) if isinstance(parity, NotRun) else _parity(parity, gates, _class_names(artifact)),
+        "latency": not_run(latency) if isinstance(latency, NotRun) else [dict(row) for row in latency],
+        "operators": not_run(operators) if isinstance(operators, NotRun) else dict(operators),
     }
 
 
@@ -193,19 +194,9 @@ def schema_faults(report: Mapping[str, Any]) -> list[str]:
     return sorted(f"{fault.json_path}: {fault.message}" for fault in faults)
 
 
-def _not_run(reason: NotRun) -> dict[str, str]:
-    return {"not_run": reason.why}
-
-
-def _number(value: float | NotRun) -> float | str | dict[str, str]:
-    if isinstance(value, NotRun):
-        return _not_run(value)
-    return "infinite" if math.isinf(value) else value
-
-
 def _checkpoint(checkpoint: Checkpoint | NotRun) -> dict[str, Any]:
     if isinstance(checkpoint, NotRun):
-        return _not_run(checkpoint)
+        return not_run(checkpoint)
     return {
         "path": checkpoint.path.as_posix(),
         "sha256": checkpoint.sha256,
@@ -233,44 +224,13 @@ def _rewrite(rewrite: Rewrite) -> dict[str, Any]:
 
 def _quantization(record: QuantizationRecord | NotRun) -> dict[str, Any]:
     if isinstance(record, NotRun):
-        return _not_run(record)
+        return not_run(record)
     return {
         "recipe": record.recipe,
         "calibration": {"source": record.calibration_source, "images": record.calibration_images},
         "kept_float": list(record.kept_float),
-        "plan": _not_run(NO_PLAN) if record.int8 is None else _plan(record.int8),
+        "plan": not_run(NO_PLAN) if record.int8 is None else plan_record(record.int8),
         "warnings": [] if record.int8 is None else list(record.int8.warnings),
-    }
-
-
-def _plan(found: Int8Findings) -> dict[str, Any]:
-    recipe, equalization = found.recipe, found.equalization
-    return {
-        "ranges": found.ranges,
-        "ranges_tried": dict(found.ranges_tried),
-        "equalized": recipe.equalized,
-        "budget": {
-            "min_agreement": recipe.min_agreement,
-            "max_miou_drop": recipe.max_miou_drop,
-            "max_evaluations": recipe.max_evaluations,
-        },
-        "held": found.held,
-        "probes": found.probes,
-        "agreement_int8": found.int8,
-        "agreement": found.agreement,
-        "miou_drop": _number(found.miou_drop),
-        "equalization": _not_run(equalization)
-        if isinstance(equalization, NotRun)
-        else {
-            "scaled": equalization.scaled,
-            "expected_gain_db": equalization.expected_gain_db,
-            "agreement_without": _number(equalization.agreement_without),
-        },
-        "units": found.units,
-        "kept": [asdict(unit) for unit in found.kept],
-        "cost_share": found.cost_share,
-        "evaluations": found.evaluations,
-        "float_operators": _number(found.float_operators),
     }
 
 
@@ -288,14 +248,14 @@ def _parity(result: ParityResult, gates: tuple[Gate, ...], names: Sequence[str])
         "notes": list(result.notes),
         "head": result.head,
         "images": result.images,
-        "max_abs_err": _number(errors.max_abs_err),
-        "mean_abs_err": _number(errors.mean_abs_err),
-        "sqnr_db": _number(errors.sqnr_db),
-        "reference_sqnr_db": _number(result.reference_sqnr_db),
-        "cosine": _number(errors.cosine),
+        "max_abs_err": number(errors.max_abs_err),
+        "mean_abs_err": number(errors.mean_abs_err),
+        "sqnr_db": number(errors.sqnr_db),
+        "reference_sqnr_db": number(result.reference_sqnr_db),
+        "cosine": number(errors.cosine),
         "error_histogram": _histogram(values),
         "pixel_agreement": result.agreement.pixels,
-        "boundary_agreement": _number(result.agreement.boundary),
+        "boundary_agreement": number(result.agreement.boundary),
         "confident_flips": result.agreement.confident_flips,
         "per_class_iou_against_reference": dict(_class_ious(result.classes.iou, names)),
         "confusion_against_reference": result.classes.confusion.tolist(),
@@ -307,7 +267,7 @@ def _parity(result: ParityResult, gates: tuple[Gate, ...], names: Sequence[str])
         {
             "name": gate.name,
             "limit": gate.limit,
-            "value": fields[_FIELD_OF_GATE[gate.name]] if gate.value is None else _number(gate.value),
+            "value": fields[_FIELD_OF_GATE[gate.name]] if gate.value is None else number(gate.value),
             "passed": gate.passed,
         }
         for gate in gates
@@ -317,9 +277,9 @@ def _parity(result: ParityResult, gates: tuple[Gate, ...], names: Sequence[str])
 
 def _histogram(errors: LogitErrors | NotRun) -> list[list[int]] | dict[str, str]:
     if isinstance(errors, NotRun):
-        return _not_run(errors)
+        return not_run(errors)
     if isinstance(errors.max_abs_err, NotRun):
-        return _not_run(errors.max_abs_err)
+        return not_run(errors.max_abs_err)
     return [list(pair) for pair in errors.histogram]
 
 
@@ -335,7 +295,7 @@ def _label_scores(result: ParityResult, names: Sequence[str]) -> dict[str, Any]:
             "per_class_iou_change",
             "confusion_against_labels",
         )
-        return dict.fromkeys(fields, _not_run(scores))
+        return dict.fromkeys(fields, not_run(scores))
     return {
         "label_protocol": LABEL_PROTOCOL[result.head],
         "miou_reference": scores.miou_reference,
@@ -371,7 +331,7 @@ def _classes_lost(result: ParityResult, names: Sequence[str]) -> list[dict[str, 
     """Classes whose IoU against labels is lower by more than `LOST`, the greatest loss first."""
     scores = result.scores
     if isinstance(scores, NotRun):
-        return _not_run(scores)
+        return not_run(scores)
     keys = _class_keys(len(scores.iou_reference), names)
     both = zip(keys, scores.iou_reference, scores.iou_artifact, strict=True)
     found = [(key, a, b) for key, a, b in both if a is not None and b is not None and a - b > LOST]
