@@ -216,4 +216,4 @@ def test_what_a_process_counts_reaches_the_stage_that_it_is_in(tmp_path: Path, m
     results, _ = ended(None, tmp_path, ("whole.int8.onnx",), precision="int8", progress=progress)
     assert isinstance(results[0], Made), results[0]
     assert ("Calibrate int8", ("pictures", 1, 1)) in seen
-    assert ("Calibrate int8", ("range methods", 4, 4)) in seen
+    assert ("Calibrate int8", ("range methods", 5, 5)) in seen

@@ -73,7 +73,7 @@ def difference(expected: NDArray[np.float32], actual: NDArray[np.float32], spec:
     if spec.scale is None:
         return Difference(whole, whole)
     # A step of 16 bits is far below what the rounding of weights to 8 leaves, and their zero point is always 0.
-    fine = np.dtype(spec.dtype).itemsize > 1
+    fine = np.dtype(spec.dtype) == np.int16
     low, high = spec.range or _range(spec)
     expected = expected.clip(low, high)
     error = np.subtract(actual, expected, dtype=np.float64)
