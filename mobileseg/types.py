@@ -135,9 +135,9 @@ class Rewrite:
 class Int8Recipe:
     """How static int8 is made, for all targets. ``ranges``: a method of `mobileseg.quantization.ranges`, or ``"auto"``.
     ``equalized``: whether channels are brought to like ranges first. ``min_agreement``: share of pixels, 0 to 1, that
-    must keep their class on ``probes`` of the calibration pictures, mirrored; ``max_miou_drop``: points of mIoU that
-    may be lost there, heeded where those pictures have labels. Where int8 throughout does not hold them, operators stay
-    in float, as few as suffice; ``max_evaluations``: how many plans are tried on the probes for that."""
+    must keep their class on ``probes`` of the calibration pictures, mirrored and enlarged; ``max_miou_drop``: points of
+    mIoU that may be lost there, heeded where those pictures have labels. Where int8 throughout does not hold them,
+    operators stay in float, as few as suffice; ``max_evaluations``: how many plans are tried on the probes for that."""
 
     ranges: str = "auto"
     equalized: bool = True
@@ -201,7 +201,7 @@ class Equalization:
 
 @dataclass(frozen=True)
 class Int8Findings:
-    """What planning static int8 found, on the mirrored probes.
+    """What planning static int8 found, on the probes.
 
     ``ranges``: the method taken, ``ranges_tried``: each one's share of equal pixels, 0 to 1 (empty where one was asked
     for). ``int8``: that share for int8 throughout, ``agreement``: of the plan; ``miou_drop``: points that the plan
