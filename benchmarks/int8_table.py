@@ -2,10 +2,11 @@
 
     python benchmarks/int8_table.py SHARED --targets tflite,onnx,coreml,executorch --only enet --json rows.json
 
-SHARED as for parity_table.py. Every labelled checkpoint is converted with no option but --calibration, and by the
-target's own int8 tool (stock_tools.py), which calibrates on the same pictures. Both are held against the checkpoint on
-the test pictures: shares of pixels of equal class (all, and at boundaries), mIoU, and the class that lost most. Times
-(one thread, ``--latency``) are ratios within alternating rounds: ours to our own fp32 file, stock to ours.
+SHARED as for parity_table.py. Every labelled checkpoint is converted with no option but --calibration (or
+``--min-agreement``, too), and by the target's own int8 tool (stock_tools.py), which calibrates on the same pictures.
+Both are held against the checkpoint on the test pictures: shares of pixels of equal class (all, and at boundaries),
+mIoU, and the class that lost most. Times (one thread, ``--latency``) are ratios within alternating rounds: ours to our
+own fp32 file, stock to ours.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mobileseg import convert, load_checkpoint
 from mobileseg.pictures import find_pictures, iter_labels, iter_pictures, pair_labels
 from mobileseg.pipeline import classes_of
 from mobileseg.quantization.calibration import choose_pictures
-from mobileseg.types import Artifact, Checkpoint, NotRun, Size, TensorSpec
+from mobileseg.types import Artifact, Checkpoint, GateLimits, NotRun, Size, TensorSpec
 from mobileseg.validation.parity import ParityResult, compare, network_input, record, recorded, reference_of
 from mobileseg.validation.runners import open_artifact
 from mobileseg.validation.runners.base import Runner
@@ -155,7 +156,10 @@ def rows_of(subject: Subjects, target: str, options: argparse.Namespace) -> Iter
 
         common: dict[str, Any] = {"to": target, "size": subject.size, "output": folder, "image_count": 1}
         for precision, more in (("fp32", {}), ("int8", {"calibration": subject.pictures / "calibration"})):
-            made = convert(subject.path, precision=precision, calibration_size=subject.calibration, **common, **more)
+            gates = GateLimits(min_agreement=options.min_agreement) if precision == "int8" else None
+            made = convert(
+                subject.path, precision=precision, calibration_size=subject.calibration, gates=gates, **common, **more
+            )
             (item,) = made.artifacts
             files[precision] = item.artifact.path
         yield {
@@ -206,6 +210,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=5, help="of the test list")
     parser.add_argument("--calibration", type=int, default=16)
     parser.add_argument("--size", help="HxW; else what each was trained at")
+    parser.add_argument("--min-agreement", type=float, help="what convert's option of this name is given")
     parser.add_argument("--latency", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each file in each round")

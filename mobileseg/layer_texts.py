@@ -43,8 +43,7 @@ def simulated_text(report: Mapping[str, Any]) -> str:
     calibration = report["calibration"]
     return (
         f"int8 throughout in the forms of {report['target']}, simulated on {calibration['probes']} of the calibration "
-        f"pictures, mirrored and enlarged; {report['units']} units, "
-        f"ranges by {report['ranges']} over {calibration['source']}."
+        f"pictures, mirrored; {report['units']} units, ranges by {report['ranges']} over {calibration['source']}."
     )
 
 

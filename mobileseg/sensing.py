@@ -74,8 +74,8 @@ class Budget:
 @dataclass(frozen=True)
 class Sensitivity:
     """``layers``: in the network's order. ``units``: how many there are, with those that round nothing. ``curve``: from
-    int8 throughout on. ``ranges``: the method that was taken. Pictures are counted; ``probes`` of them, mirrored and
-    enlarged, are what agreement is measured on. All of it is of the simulation in torch."""
+    int8 throughout on. ``ranges``: the method that was taken. Pictures are counted; ``probes`` of them, mirrored, are
+    what agreement is measured on. All of it is of the simulation in torch."""
 
     checkpoint: Checkpoint
     target: str

@@ -77,6 +77,6 @@ def remedy_text(plan: Mapping[str, Any]) -> str:
     ways.append("--fp16")
     held = "held" if plan["held"] else "did not hold"
     return (
-        f"On {plan['probes']} calibration pictures, mirrored and enlarged, int8's plan {held} what it was to "
+        f"On {plan['probes']} calibration pictures, mirrored, int8's plan {held} what it was to "
         f"({100 * plan['agreement']:.2f} % of pixels equal). Try {', '.join(ways[:-1])}, or {ways[-1]}."
     )

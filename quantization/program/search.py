@@ -35,7 +35,7 @@ LARGEST_SHARE = 0.5
 """Of the units, how many may stay in float at most."""
 
 
-EVALUATIONS = 16
+EVALUATIONS = 24
 """Plans tried at most, where nothing else is said: more than bisecting some thousand units takes."""
 
 
