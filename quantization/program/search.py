@@ -1,13 +1,15 @@
 """Which operators to keep in float, where int8 throughout misses its budget.
 
 Units are ordered by the error that each makes alone (`sensitivity`), for what computing it, and what reads it, costs
-(`order`). Of the first k in float, the least k is looked for by bisection whose plan meets the budget on the pictures.
+(`order`). Of the first k in float, the least k is looked for by bisection whose plan meets the budget on the pictures;
+where few units suffice for it, one that meets it with ease.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,6 +36,14 @@ second and twelve bytes a number (docs/measurements.md)."""
 LARGEST_SHARE = 0.5
 """Of the units, how many may stay in float at most."""
 
+EASE = 0.003
+"""More agreement than is asked for, where that is cheap: on pictures that a plan is not tried on it may have less."""
+
+CHEAP = 0.1
+"""Of the cost, what may stay in float for `EASE`."""
+
+LEAST = 2
+"""Plans that finding one takes at the least: int8 throughout, and one other."""
 
 EVALUATIONS = 24
 """Plans tried at most, where nothing else is said: more than bisecting some thousand units takes."""
@@ -50,6 +60,11 @@ class Budget:
     def holds(self, effect: Effect) -> bool:
         lost = 0.0 if self.most_lost is None or effect.miou_drop is None else effect.miou_drop - self.most_lost
         return effect.agreement >= self.at_least and lost <= 0.0
+
+    @property
+    def with_ease(self) -> Budget:
+        """More agreement by `EASE`, or where that is not there to be had, by half of what is left."""
+        return Budget(min(self.at_least + EASE, (self.at_least + 1.0) / 2), self.most_lost)
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,6 @@ def search(
     at_least: float,
     most_lost: float | None = None,
     evaluations: int = EVALUATIONS,
-    sensed: int = 1,
     judge: Judge | None = None,
     progress: Callable[[int, int], None] | None = None,
     tried: Callable[[int, int], None] | None = None,
@@ -93,15 +107,14 @@ def search(
     """The plan that keeps ``at_least`` of the pixels equal on ``pictures``, with as few float units as suffice.
 
     ``most_lost``: points of mIoU that it may lose, which a ``judge`` with labels measures. ``evaluations``: plans tried
-    at most. ``sensed``: how many of the pictures each unit alone is measured on, only where int8 throughout is not
-    enough. ``progress``: called with the units measured, and all; ``tried`` with the plans tried, and how many may be.
+    at most. ``progress``: called with the units measured, each alone, on the first picture, and all there are;
+    ``tried`` with the plans tried, and how many may be.
     """
     judge, budget = judge or Judge(module, pictures), Budget(at_least, most_lost)
     whole = judge.effect(plan)
-    if budget.holds(whole) or evaluations <= 1:
-        share = whole.agreement
-        return Searched(plan, share, share, (), 0.0, (), {0: share}, whole.miou_drop, budget.holds(whole))
-    errors = sensitivities(module, plan, pictures[:sensed], progress)
+    if budget.with_ease.holds(whole) or evaluations <= 1:
+        return _throughout(plan, whole, budget, ())
+    errors = sensitivities(module, plan, pictures[:1], progress)
     return fewest_float(module, plan, judge, errors, whole, budget, evaluations, tried)
 
 
@@ -115,37 +128,47 @@ def fewest_float(
     evaluations: int = EVALUATIONS,
     tried: Callable[[int, int], None] | None = None,
 ) -> Searched:
-    """Of the units in their order the fewest, at least one, with which the budget holds in float; where it does not
-    with the most that are allowed, what keeps most pixels equal of all that was tried.
-
-    The last of these units may have brought more than the budget lacked: it is put in front, and fewer of the others
-    are looked for, until that changes nothing more.
+    """Of the units in their order the fewest with which the budget holds with ease, if they are cheap; else the fewest
+    with which it holds, which may be none; where it does not hold with the most that are allowed, what keeps most
+    pixels equal of all that was tried.
 
     ``errors``: of all units; ``whole``: what int8 throughout does, which is one of the ``evaluations``.
     """
-    order = ranked(module, plan.values, errors)
-    trials = _Trials(plan, judge, budget, evaluations, tried)
-    most = largest(len(order))
-    trials.plans[()] = (plan, whole)
-    kept = trials.fewest(order[:most])
-    first = {len(units): effect.agreement for units, (_, effect) in trials.plans.items()}
-    before = len(kept) + 1
-    while trials.holds(kept) and 1 < len(kept) < before:
-        before = len(kept)
-        kept = trials.fewest([kept[-1], *kept[:-1]])
-    chosen, found = trials.plans[tuple(kept)]
+    if budget.with_ease.holds(whole):
+        return _throughout(plan, whole, budget, errors)
+    order, total = ranked(module, plan.values, errors), cost(module, module.graph.nodes)
+    trials = _Trials(plan, judge, evaluations, tried, {(): (plan, whole)})
+    easy = _cheap(module, order, total) if evaluations > LEAST else []
+    kept = trials.fewest(easy, budget.with_ease)
+    if kept is None and not budget.holds(whole):
+        kept = trials.fewest(order[: largest(len(order))], budget)
+        if kept is None:
+            kept = trials.best
+    chosen, found = trials.plans[tuple(kept or ())]
+    beginnings = {k: effect.agreement for k, (_, effect) in trials.plans.items() if list(k) == order[: len(k)]}
     return Searched(
         plan=chosen,
         agreement=found.agreement,
         int8=whole.agreement,
-        kept=tuple(kept),
-        cost=cost(module, chosen.floats) / cost(module, module.graph.nodes),
+        kept=tuple(kept or ()),
+        cost=cost(module, chosen.floats) / total,
         errors=tuple(errors),
-        tried=dict(sorted(first.items())),
+        tried={len(units): beginnings[units] for units in sorted(beginnings, key=len)},
         miou_drop=found.miou_drop,
         held=budget.holds(found),
-        evaluations=len(trials.plans),
+        evaluations=trials.done,
     )
+
+
+def _throughout(plan: Plan, whole: Effect, budget: Budget, errors: Sequence[Sensitivity]) -> Searched:
+    share = whole.agreement
+    return Searched(plan, share, share, (), 0.0, tuple(errors), {0: share}, whole.miou_drop, budget.holds(whole))
+
+
+def _cheap(module: GraphModule, order: Sequence[Sensitivity], total: float) -> list[Sensitivity]:
+    """The first units that together cost no more than `CHEAP`, and are no more than may stay in float."""
+    costs = itertools.accumulate(cost(module, item.unit) for item in order[: largest(len(order))])
+    return list(order[: sum(1 for spent in costs if spent <= CHEAP * total)])
 
 
 @dataclass
@@ -154,31 +177,52 @@ class _Trials:
 
     plan: Plan
     judge: Judge
-    budget: Budget
     evaluations: int
     tried: Callable[[int, int], None] | None
-    plans: dict[tuple[Sensitivity, ...], tuple[Plan, Effect]] = field(default_factory=dict)
+    plans: dict[tuple[Sensitivity, ...], tuple[Plan, Effect]]
 
-    def fewest(self, order: Sequence[Sensitivity]) -> list[Sensitivity]:
-        """The shortest beginning of ``order`` that was found to hold the budget; where all of it does not, the best of
-        all plans."""
+    @property
+    def done(self) -> int:
+        """Plans simulated: in whatever order its units are named, a plan is one."""
+        return len({frozenset(units) for units in self.plans})
+
+    @property
+    def best(self) -> list[Sensitivity]:
+        """The units with which most pixels are equal."""
+        (units, _) = max(self.plans.items(), key=lambda item: item[1][1].agreement)
+        return list(units)
+
+    def fewest(self, order: Sequence[Sensitivity], budget: Budget) -> list[Sensitivity] | None:
+        """Few of the units that hold the budget, found from the beginnings of ``order``; None where all of it do not.
+
+        The last of a beginning may have brought more than the budget lacked: it is put in front, and fewer of the
+        others are looked for, until that changes nothing more.
+        """
+        kept = self._beginning(order, budget)
+        before = len(order) + 1
+        while kept is not None and 1 < len(kept) < before:
+            before = len(kept)
+            kept = self._beginning([kept[-1], *kept[:-1]], budget)
+        return kept
+
+    def _beginning(self, order: Sequence[Sensitivity], budget: Budget) -> list[Sensitivity] | None:
+        """The shortest beginning that was found to hold the budget."""
+        if not order or not self._holds(order, budget):
+            return None
         least, most = 0, len(order)
-        if not self.holds(order):
-            best, _ = max(self.plans.items(), key=lambda item: item[1][1].agreement)
-            return list(best)
-        while most - least > 1 and len(self.plans) < self.evaluations:
+        while most - least > 1 and self.done < self.evaluations:
             middle = _between(least, most)
-            least, most = (least, middle) if self.holds(order[:middle]) else (middle, most)
+            least, most = (least, middle) if self._holds(order[:middle], budget) else (middle, most)
         return list(order[:most])
 
-    def holds(self, units: Sequence[Sensitivity]) -> bool:
+    def _holds(self, units: Sequence[Sensitivity], budget: Budget) -> bool:
         key = tuple(units)
         if key not in self.plans:
             same = next((k for k in self.plans if len(k) == len(key) and set(k) == set(key)), None)
-            self.plans[key] = with_float(self.plan, units, self.judge) if same is None else self.plans.pop(same)
-            if self.tried is not None:
-                self.tried(len(self.plans), self.evaluations)
-        return self.budget.holds(self.plans[key][1])
+            self.plans[key] = with_float(self.plan, units, self.judge) if same is None else self.plans[same]
+            if same is None and self.tried is not None:
+                self.tried(self.done, self.evaluations)
+        return budget.holds(self.plans[key][1])
 
 
 def ranked(module: GraphModule, values: Values, errors: Sequence[Sensitivity]) -> list[Sensitivity]:

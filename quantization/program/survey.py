@@ -90,11 +90,7 @@ def survey(
     """
     whole = judge.effect(plan)
     errors = sensitivities(module, plan, judge.pictures[:1], progress)
-    if budget.holds(whole):
-        share = whole.agreement
-        searched = Searched(plan, share, share, (), 0.0, tuple(errors), {0: share}, whole.miou_drop)
-    else:
-        searched = fewest_float(module, plan, judge, errors, whole, budget, evaluations)
+    searched = fewest_float(module, plan, judge, errors, whole, budget, evaluations)
     order = ranked(module, plan.values, errors)
     tried = dict(searched.tried)
     for count in (c for c in CURVE if c <= largest(len(order)) and c not in tried):

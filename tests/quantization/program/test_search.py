@@ -110,6 +110,16 @@ def test_without_such_a_unit_the_first_that_suffice_are_kept() -> None:
     assert found_by(gains, 0.65)[0] == ["sin_10", "sin_11"]
 
 
+def test_where_it_is_cheap_the_budget_is_held_with_ease() -> None:
+    """One unit of twelve is a twelfth of the cost, two are more than a tenth."""
+    gains = [0.0] * 8 + [0.1, 0.1, 0.1, 0.001]
+    assert found_by([0.0] * 11 + [0.003], 0.5)[0] == ["sin_11"]
+    assert found_by([0.0] * 11 + [0.002], 0.5)[0] == []
+    assert found_by([0.0] * 10 + [0.002, 0.001], 0.5)[0] == []
+    assert found_by(gains, 0.5)[0] == []
+    assert found_by(gains, 0.5005)[0] == ["sin_11"]
+
+
 def test_all_plans_count_among_the_evaluations() -> None:
     gains = [0.0] * 8 + [0.1] * 4
     for most in (2, 3, 5, 16):
