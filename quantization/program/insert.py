@@ -5,7 +5,9 @@ After:   y = dequantize(quantize(conv(x, dequantize(w8), b)))
 
 with the operators of `torch.ao` (``quantized_decomposed``), which ExecuTorch's XNNPACK delegate, torch.onnx and
 coremltools read. Values that are moved get the pair of the value whose numbers they hold, so that a backend sees
-int8 on both sides of a move; between zeros and ones there is none.
+int8 on both sides of a move; between zeros and ones there is none. A bias has the scale of its convolution's products:
+of one that several read, each int8 convolution gets a copy (XNNPACK's serializer writes a constant once, in the scale
+of its first reader).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ def inserted(module: GraphModule, plan: Plan) -> GraphModule:
     for node in module.graph.nodes:
         if name_of(node) in CONVOLUTIONS and plan.is_int8(node):
             _quantize_weights(changed, twins[node])
+            _own_bias(changed, twins[node])
     readers: dict[Node, list[Node]] = {}
     for reader, arguments in plan.read_rounded().items():
         for node in arguments:
@@ -66,6 +69,19 @@ def _quantize_value(module: GraphModule, node: Node, scale: Params, readers: Seq
     quantized.meta["val"], back.meta["val"] = value.to(torch.int8), value
     for reader in readers:
         reader.replace_input_with(node, back)
+
+
+def _own_bias(module: GraphModule, node: Node) -> None:
+    bias = node.args[2] if len(node.args) > 2 else None
+    tensor = constant(module, bias)
+    if tensor is None or len(cast("Node", bias).users) == 1:
+        return
+    name = f"{str(cast('Node', bias).target).replace('.', '_')}_{node.name}"
+    module.register_buffer(name, tensor.clone())
+    with module.graph.inserting_before(node):
+        own = module.graph.get_attr(name)
+    own.meta["val"] = tensor.to("meta")
+    node.update_arg(2, own)
 
 
 def _quantize_weights(module: GraphModule, node: Node) -> None:
