@@ -14,7 +14,7 @@ from mobileseg.validation.bisect.factors import channel_at, factors, factors_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mobileseg.validation.traces import Trace
+    from mobileseg.validation.traces import Step, Trace
 
 SAMPLES = 8192
 """Numbers of a value that stand for all of it when candidates are compared."""
@@ -86,7 +86,10 @@ class Candidates:
         return found
 
     def _all(self) -> Iterator[Candidate]:
+        whole = only_read_rounded(self.trace)
         for key in ordered_keys(self.trace):
+            if key in whole:
+                continue
             rank = len(self.trace.specs[key].shape)
             yield Candidate(key, channels_last=False)
             if rank == len(_NCHW):
@@ -96,6 +99,29 @@ class Candidates:
 def ordered_keys(trace: Trace) -> Iterable[str]:
     """Inputs, then what the steps give, each once."""
     return dict.fromkeys([*trace.inputs, *(key for step in trace.steps for key in step.outputs if key in trace.specs)])
+
+
+def only_read_rounded(trace: Trace) -> frozenset[str]:
+    """Floating-point values that nothing but their rounding to a scale reads: to all that follows, the rounded one is
+    the value. First maxima, for one, are at other places of it."""
+    readers: dict[str, list[Step]] = {}
+    for step in trace.steps:
+        for key in step.inputs:
+            readers.setdefault(key, []).append(step)
+    kept = {*trace.inputs, *trace.outputs}
+    return frozenset(
+        key
+        for key, steps in readers.items()
+        if key not in kept and all(_is_rounding(trace, key, step) for step in steps)
+    )
+
+
+def _is_rounding(trace: Trace, key: str, step: Step) -> bool:
+    """Whether the step gives the value on a scale's steps, which it is not on itself."""
+    if trace.specs[key].scale is not None or step.inputs != (key,) or len(step.outputs) != 1:
+        return False
+    given = trace.specs.get(step.outputs[0])
+    return given is not None and given.scale is not None and given.shape == trace.specs[key].shape
 
 
 def positions(count: int) -> NDArray[np.int64]:
