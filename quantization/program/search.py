@@ -36,7 +36,7 @@ second and twelve bytes a number (docs/measurements.md)."""
 LARGEST_SHARE = 0.5
 """Of the units, how many may stay in float at most."""
 
-EASE = 0.003
+EASE = 0.002
 """More agreement than is asked for, where that is cheap: on pictures that a plan is not tried on it may have less."""
 
 CHEAP = 0.1
