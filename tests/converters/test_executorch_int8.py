@@ -20,7 +20,7 @@ from mobileseg.converters.target import Lowering
 from mobileseg.quantization.program.insert import inserted
 from mobileseg.quantization.program.plan import Plan, plan_for, ranges_of
 from mobileseg.quantization.program.simulate import Simulator, observe
-from mobileseg.quantization.program.values import values_of
+from mobileseg.quantization.program.values import units_of, values_of
 from mobileseg.quantization.ranges import extremes
 
 pytest.importorskip("executorch.exir", reason="install the extra: pip install 'mobileseg[executorch]'")
@@ -84,6 +84,23 @@ class Rows(nn.Module):
         return F.relu(cast("Tensor", self.up(F.relu(self.first(x)))))
 
 
+class Overlapping(nn.Module):
+    """A pooling of windows that overlap, in float, whose masks an unpooling in int8 is multiplied by, padded."""
+
+    floats = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+        self.last = nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        z, indices = F.max_pool2d(y, 3, 2, 1, return_indices=True)
+        up = F.max_unpool2d(self.middle(z), indices, 3, 2, 1, output_size=y.shape[2:])
+        return cast("Tensor", self.last(up))
+
+
 class Bare(nn.Module):
     """A pooling and the unpooling by its indices, nothing else."""
 
@@ -136,7 +153,8 @@ def _made(network: type[nn.Module], pictures: list[Tensor], path: Path) -> Made:
     rewritten = rewrite(export(deployed, SIZE), "executorch", "int8")
     values = values_of(rewritten.module)
     statistics, _ = observe(rewritten.module, values, pictures)
-    plan = plan_for(values, ranges_of(values, statistics, extremes))
+    units = list(units_of(values, rewritten.module))[: getattr(network, "floats", 0)]
+    plan = plan_for(values, ranges_of(values, statistics, extremes), frozenset(n for unit in units for n in unit))
     with pytest.MonkeyPatch.context() as patch:
         graphs: list[Any] = []
         rearranged = xnnpack.rearranged
@@ -187,7 +205,7 @@ FLOATS: dict[type[nn.Module], set[str]] = {
 }
 
 
-@pytest.mark.parametrize("network", [Unpooling, Pyramid, Rows, Bare])
+@pytest.mark.parametrize("network", [Unpooling, Pyramid, Rows, Bare, Overlapping])
 def test_the_file_gives_what_the_simulation_gives(
     made: Callable[[type[nn.Module]], Made], network: type[nn.Module]
 ) -> None:

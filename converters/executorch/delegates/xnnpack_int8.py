@@ -88,7 +88,8 @@ def _is_int8(value: Any) -> bool:
 @dataclass
 class _Folding:
     """``values``: the graph's by number, new ones among them. ``numbers``: a float value -> the int8 value whose
-    dequantization it is. ``same``: a value that is another one now. ``written``: values that are there."""
+    dequantization it is, or an int8 one -> the one in its place. ``same``: a value that is another one now.
+    ``written``: values that are there. ``twins``: an int8 value -> its dequantization."""
 
     graph: Any
     data: dict[str, bytes]
@@ -102,6 +103,7 @@ class _Folding:
     exact: dict[int, int] = field(default_factory=dict)
     flags: set[int] = field(default_factory=set)
     makers: dict[int, Any] = field(default_factory=dict)
+    twins: dict[int, int] = field(default_factory=dict)
 
     def fold(self) -> Any:
         self.values = {tensor(value).id_out: value for value in self.graph.xvalues}
@@ -140,7 +142,7 @@ class _Folding:
     def _convert(self, node: Any) -> None:
         source, result = node.xnode_union.input_id, node.xnode_union.output_id
         if _is_int8(self.values[source]) and not _is_int8(self.values[result]):
-            self.numbers[result] = self.same.get(source, source)
+            self.numbers[result] = self.numbers.get(source, self.same.get(source, source))
             return
         number = self.numbers.get(source)
         if not _is_int8(self.values[result]) or number is None:
@@ -304,11 +306,28 @@ class _Folding:
         return key
 
     def _leave(self, node: Any) -> None:
+        in_int8 = all(_is_int8(self.values[key]) for _, key in outputs(node))
         renamed = {}
         for name, key in inputs(node):
+            if key in self.numbers and _is_int8(self.values[key]):
+                renamed[name] = self.numbers[key] if in_int8 else self._twin(key)
+                continue
             self._as_float(key)
             renamed[name] = self.same.get(key, key)
         self._write(replace(node, xnode_union=replace(node.xnode_union, **renamed)))
+
+    def _twin(self, key: int) -> int:
+        """The float value of a padding that ExecuTorch has written in int8, whatever reads it."""
+        from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
+
+        if key not in self.twins:
+            self.twins[key] = twin = max(self.values) + 1
+            of_floats = schema.XNNDatatype.xnn_datatype_fp32
+            value = replace(tensor(self.values[key]), datatype=of_floats, external_id=ABSENT, flags=0, id_out=twin)
+            self.values[twin] = schema.XValue(value)
+            union = schema.XNNConvert(input_id=self.numbers[key], output_id=twin, flags=0)
+            self._write(schema.XNode(xnode_union=union, debug_handle=_NO_HANDLE))
+        return self.twins[key]
 
     def _as_float(self, key: int) -> None:
         if key not in self.numbers or key in self.written:
