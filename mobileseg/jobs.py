@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, get_args
 from mobileseg import registry
 from mobileseg.errors import MissingExtraError, OptionError, SizeError, UsageError, unknown_option
 from mobileseg.types import (
-    AGREEMENT_MARGIN,
     INT8,
     OUTPUT_NAMES,
     Checkpoint,
@@ -144,14 +143,10 @@ def _check_recipe(recipe: Int8Recipe, labels: str | Path | None, precision: str,
 
 
 def aimed(recipe: Int8Recipe, gates: GateLimits) -> Int8Recipe:
-    """The recipe that seeks what the gates ask for: more agreement by `AGREEMENT_MARGIN`, or where that is not there to
-    be had, by half of what is left; and no more mIoU lost."""
-    least, lost = recipe.min_agreement, recipe.max_miou_drop
-    if gates.min_agreement is not None:
-        least = min(gates.min_agreement + AGREEMENT_MARGIN, (gates.min_agreement + 1.0) / 2)
-    return replace(
-        recipe, min_agreement=least, max_miou_drop=lost if gates.max_miou_drop is None else gates.max_miou_drop
-    )
+    """The recipe that seeks what the gates ask for."""
+    least = recipe.min_agreement if gates.min_agreement is None else gates.min_agreement
+    lost = recipe.max_miou_drop if gates.max_miou_drop is None else gates.max_miou_drop
+    return replace(recipe, min_agreement=least, max_miou_drop=lost)
 
 
 def options_by_target(

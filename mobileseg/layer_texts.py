@@ -55,7 +55,8 @@ def curve_rows(curve: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]
 def budget_text(report: Mapping[str, Any]) -> str:
     """What to keep in float for the budget, and what that costs."""
     budget, whole = report["budget"], report["curve"][0]["pixel_agreement"]
-    kept, asked = budget["kept"], f"asked for is {100 * budget['min_agreement']:.4g} % (--min-agreement)"
+    kept, new = budget["kept"], f"{100 * budget['min_agreement']:.4g} % of new pictures' (--min-agreement)"
+    asked = f"sought are {share_text(budget['sought'])}, for {new}"
     if not kept["units"]:
         return f"Nothing need stay in float: {share_text(whole)} of the pixels keep their class; {asked}."
     equal = f"{share_text(kept['pixel_agreement'])} of the pixels keep their class ({share_text(whole)} without)"

@@ -19,6 +19,7 @@ from mobileseg.types import INT8, Checkpoint, Int8Recipe, Preprocessing, Size
 if TYPE_CHECKING:
     from torch import nn
 
+    from mobileseg.quantization.program.planned import Calibrated
     from mobileseg.quantization.program.survey import Kept, Survey, Unit
     from mobileseg.sources import PictureSource
 
@@ -63,10 +64,12 @@ class FloatStep:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a share of pixels, ``min_agreement``, asks for: ``kept``, the fewest units that meet it. ``met``: False
+    """What a share of pixels, ``min_agreement`` on new pictures, which asks for ``sought`` on the probes, wants in
+    float: ``kept``, the fewest units that meet it. ``met``: False
     where half of the units, the most that may stay in float, do not."""
 
     min_agreement: float
+    sought: float
     kept: FloatStep
     met: bool
 
@@ -182,11 +185,11 @@ def sensitivity(
     sort = sorting(registry.QUANTIZERS[target.name, PRECISION])
     with clock.stage(f"Calibrate {PRECISION}") as count:
         found = calibrated(module, source.pictures, recipe, sort, count, about(source))
-    limits = Limits(recipe.min_agreement, recipe.max_miou_drop)
+    limits = Limits(found.sought(recipe.min_agreement), recipe.max_miou_drop)
     with clock.stage("Measure each operator") as count:
         tell = None if count is None else partial(count, "operators")
         surveyed = survey(module, found.plan, found.judge, limits, recipe.max_evaluations, tell)
-    return _told(network, job, chosen, source, found.ranges, len(found.probes), surveyed, recipe.min_agreement)
+    return _told(network, job, chosen, source, found, surveyed, recipe.min_agreement)
 
 
 def _job(
@@ -226,14 +229,14 @@ def _told(
     job: Job,
     size: Size,
     source: PictureSource,
-    ranges: str,
-    probes: int,
+    calibrated: Calibrated,
     found: Survey,
     min_agreement: float,
 ) -> Sensitivity:
     from mobileseg.foreign import path_in_deployed
 
     searched, prefix = found.searched, path_in_deployed(network.network)
+    sought = calibrated.sought(min_agreement)
     kept = frozenset(node for item in searched.kept for node in item.unit)
     step = FloatStep(len(searched.kept), searched.cost, searched.agreement)
     total = sum(item.error for item in searched.errors) or 1.0
@@ -243,12 +246,12 @@ def _told(
         size=size,
         pictures=source.name,
         images=source.count,
-        probes=probes,
-        ranges=ranges,
+        probes=len(calibrated.probes),
+        ranges=calibrated.ranges,
         units=len(searched.errors),
         layers=tuple(_layer(unit, prefix, total, unit.first in kept) for unit in found.units),
         curve=tuple(_step(step) for step in found.curve),
-        budget=Budget(min_agreement, step, searched.agreement >= min_agreement),
+        budget=Budget(min_agreement, sought, step, searched.agreement >= sought),
     )
 
 

@@ -135,13 +135,14 @@ class Rewrite:
 class Int8Recipe:
     """How static int8 is made, for all targets. ``ranges``: a method of `mobileseg.quantization.ranges`, or ``"auto"``.
     ``equalized``: whether channels are brought to like ranges first. ``min_agreement``: share of pixels, 0 to 1, that
-    must keep their class on ``probes`` of the calibration pictures, mirrored; ``max_miou_drop``: points of mIoU that
-    may be lost there, heeded where those pictures have labels. Where int8 throughout does not hold them, operators stay
-    in float, as few as suffice; ``max_evaluations``: how many plans are tried on the probes for that."""
+    should keep their class on new pictures, as ``probes`` of the calibration pictures, mirrored, foretell;
+    ``max_miou_drop``: points of mIoU that may be lost on these, heeded where they have labels. Where int8 throughout
+    does not hold them, operators stay in float, as few as suffice; ``max_evaluations``: how many plans are tried for
+    that."""
 
     ranges: str = "auto"
     equalized: bool = True
-    min_agreement: float = 0.985
+    min_agreement: float = 0.98
     max_miou_drop: float | None = None
     max_evaluations: int = 24
     probes: int = 4
@@ -149,10 +150,6 @@ class Int8Recipe:
 
 INT8 = Int8Recipe()
 """What ``--int8`` alone does."""
-
-AGREEMENT_MARGIN = 0.005
-"""By how much more agreement int8's plan must have than its gate asks for, on few pictures and simulated: on others the
-file may have that much less (docs/quantization.md). The default recipe's 98.5 % is meant for files of 98 %."""
 
 
 @dataclass(frozen=True)
@@ -203,17 +200,21 @@ class Equalization:
 class Int8Findings:
     """What planning static int8 found, on the mirrored probes.
 
-    ``ranges``: the method taken, ``ranges_tried``: each one's share of equal pixels, 0 to 1 (empty where one was asked
-    for). ``int8``: that share for int8 throughout, ``agreement``: of the plan; ``miou_drop``: points that the plan
-    loses. ``held``: whether it holds the recipe's limits. ``units``: how many there are; ``kept``: those in float, of
-    which ``cost_share`` is the work. ``evaluations``: plans tried. ``float_operators``: of the file. ``warnings``:
-    about activations and pictures, each one a sentence.
+    ``novelty``: how many times as many pixels change class in int8 on these as on the same pictures as they are;
+    ``sought``: the share of equal pixels on them that, for it, should give the recipe's on new ones. ``ranges``: the
+    method taken, ``ranges_tried``: each one's share of equal pixels, 0 to 1 (empty where one was asked for). ``int8``:
+    that share for int8 throughout, ``agreement``: of the plan; ``miou_drop``: points that the plan loses. ``held``:
+    whether it holds what was sought. ``units``: how many there are; ``kept``: those in float, of which ``cost_share``
+    is the work. ``evaluations``: plans tried. ``float_operators``: of the file. ``warnings``: about activations and
+    pictures, each one a sentence.
     """
 
     recipe: Int8Recipe
     ranges: str
     ranges_tried: Mapping[str, float]
     probes: int
+    novelty: float
+    sought: float
     int8: float
     agreement: float
     miou_drop: float | NotRun

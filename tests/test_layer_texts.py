@@ -44,7 +44,7 @@ def report(kept: int, met: bool) -> dict[str, Any]:
         "units": 10,
         "ranges": "mse",
         "calibration": {"source": "16 pictures of a folder", "images": 16, "probes": 4},
-        "budget": {"min_agreement": 0.95, "kept": steps[-1], "met": met},
+        "budget": {"min_agreement": 0.95, "sought": 0.96, "kept": steps[-1], "met": met},
         "curve": steps,
         "layers": [LAYER] * 3,
     }
@@ -82,7 +82,7 @@ def test_what_to_keep_in_float() -> None:
     kept = budget_text(report(5, True))
     assert kept.startswith("Keep 5 of the 10 units in float, 50.0 % of the cost: 95.0000 % of the pixels")
     assert "90.0000 % without" in kept
-    assert "asked for is 95 % (--min-agreement)" in kept
+    assert "sought are 96.0000 %, for 95 % of new pictures' (--min-agreement)" in kept
     assert "do not suffice" in budget_text(report(5, False))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +43,9 @@ Sort = Callable[["Values"], "Values"]
 Tell = Callable[[str, int, int], None]
 """Called with what is counted, how many are done, and how many there are (0: not known)."""
 
+NEWEST = 2.0
+"""Most that `Calibrated.novelty` may be."""
+
 CANDIDATES = ("percentile", "percentile:99.95", "percentile:99.999", "mse", "min-max")
 """Of these range methods ``"auto"`` takes the one that keeps most pixels equal on the probes."""
 
@@ -54,19 +57,15 @@ Pictures = Callable[[], "Iterator[NDArray[np.uint8]]"]
 
 @dataclass(frozen=True)
 class Planned:
-    """``module``: the rewritten program, in float. ``ranges``: the method that was taken, ``tried``: the share of equal
-    pixels of each that was tried. ``images``: how many pictures calibrated; ``picture``: one of them. ``warnings``:
-    what is odd about pictures and activations (`watch`)."""
+    """``module``: the rewritten program, in float. ``calibrated``: what the plan was made of; ``picture``: one of the
+    calibration pictures."""
 
     module: GraphModule
     plan: Plan
     searched: Searched
     recipe: Int8Recipe
-    ranges: str
-    images: int
+    calibrated: Calibrated
     picture: NDArray[np.uint8]
-    tried: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -74,7 +73,7 @@ class Planned:
         found = self.searched
         said = [
             "static int8: weights symmetric per channel, activations asymmetric per tensor",
-            f"ranges by {self.ranges} over the calibration pictures",
+            f"ranges by {self.calibrated.ranges} over the calibration pictures",
             f"simulated on up to {self.recipe.probes} of them, mirrored: {found.int8:.2%} of pixels equal",
         ]
         if self.recipe.equalized:
@@ -118,9 +117,11 @@ class Planned:
         found = self.searched
         return Int8Findings(
             recipe=self.recipe,
-            ranges=self.ranges,
-            ranges_tried=self.tried,
-            probes=min(self.recipe.probes, self.images),
+            ranges=self.calibrated.ranges,
+            ranges_tried=self.calibrated.tried,
+            probes=len(self.calibrated.probes),
+            novelty=self.calibrated.novelty,
+            sought=self.calibrated.sought(self.recipe.min_agreement),
             int8=found.int8,
             agreement=found.agreement,
             miou_drop=NotRun(NO_LABELS) if found.miou_drop is None else found.miou_drop,
@@ -131,7 +132,7 @@ class Planned:
             cost_share=found.cost,
             float_operators=NotRun("the runtime chooses what it computes in float beside what is kept"),
             equalization=NotRun("it was not asked for"),
-            warnings=self.warnings,
+            warnings=self.calibrated.warnings,
         )
 
     def written(self) -> GraphModule:
@@ -169,12 +170,14 @@ def same(values: Values) -> Values:
 class Calibrated:
     """``plan``: int8 throughout, by the range method ``ranges``; ``tried``: the share of equal pixels of each method,
     where several were tried. ``images``: how many pictures calibrated. ``judge``: holds plans against float on the
-    probes. ``warnings``: of `watch`."""
+    probes. ``novelty``: how many times as many pixels change class on these as on the same pictures as they are, 1 to
+    `NEWEST`. ``warnings``: of `watch`."""
 
     plan: Plan
     ranges: str
     images: int
     judge: Judge
+    novelty: float
     tried: Mapping[str, float]
     warnings: tuple[str, ...]
 
@@ -182,6 +185,12 @@ class Calibrated:
     def probes(self) -> Sequence[Tensor]:
         """What agreement is measured on, each (N, 3, H, W) float32."""
         return self.judge.pictures
+
+    def sought(self, min_agreement: float) -> float:
+        """The share of equal pixels that a plan must have on the probes for that share on new pictures. Where a
+        network was trained on the pictures, mirrored ones are harder than these, and new ones harder by as much again.
+        """
+        return 1.0 - (1.0 - min_agreement) / self.novelty
 
 
 def plan_program(
@@ -202,7 +211,7 @@ def plan_program(
         module,
         found.plan,
         found.probes,
-        at_least=recipe.min_agreement,
+        at_least=found.sought(recipe.min_agreement),
         most_lost=recipe.max_miou_drop,
         evaluations=recipe.max_evaluations,
         judge=found.judge,
@@ -210,9 +219,7 @@ def plan_program(
         tried=lambda done, of: tell("plans", done, of),
     )
     picture = next(pictures())
-    return Planned(
-        module, searched.plan, searched, recipe, found.ranges, found.images, picture, found.tried, found.warnings
-    )
+    return Planned(module, searched.plan, searched, recipe, found, picture)
 
 
 def calibrated(
@@ -247,7 +254,9 @@ def calibrated(
             tried[name] = judge.effect(plan).agreement
             tell("range methods", number, len(plans))
     best = max(plans, key=lambda name: tried.get(name, 0.0))
-    return Calibrated(plans[best], best, images, judge, tried, watch.warnings(statistics))
+    changed = 1.0 - (tried[best] if tried else judge.effect(plans[best]).agreement)
+    novelty = _novelty(module, plans[best], pictures, recipe, changed)
+    return Calibrated(plans[best], best, images, judge, novelty, tried, watch.warnings(statistics))
 
 
 def _watched(watch: Watch, picture: NDArray[np.uint8], shape: Sequence[int], number: int) -> Tensor:
@@ -262,6 +271,14 @@ def _judge(module: GraphModule, pictures: Pictures, recipe: Int8Recipe, about: A
         return Judge(module, probes)
     labels = [_mirrored(labels) for labels in itertools.islice(about.labels(), recipe.probes)]
     return Judge(module, probes, labels, about.void)
+
+
+def _novelty(module: GraphModule, plan: Plan, pictures: Pictures, recipe: Int8Recipe, changed: float) -> float:
+    """``changed``: the share of pixels that change class on the probes."""
+    probes = itertools.islice(pictures(), recipe.probes)
+    as_they_are = Judge(module, [tensor_of(picture, _shape(module)) for picture in probes])
+    known = 1.0 - as_they_are.effect(plan).agreement
+    return min(max(changed / known, 1.0), NEWEST) if known > 0.0 else 1.0
 
 
 def _mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,13 +1,11 @@
 """Which operators to keep in float, where int8 throughout misses its budget.
 
 Units are ordered by the error that each makes alone (`sensitivity`), for what computing it, and what reads it, costs
-(`order`). Of the first k in float, the least k is looked for by bisection whose plan meets the budget on the pictures;
-where few units suffice for it, one that meets it with ease.
+(`order`). Of the first k in float, the least k is looked for by bisection whose plan meets the budget on the pictures.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,15 +34,6 @@ second and twelve bytes a number (docs/measurements.md)."""
 LARGEST_SHARE = 0.5
 """Of the units, how many may stay in float at most."""
 
-EASE = 0.002
-"""More agreement than is asked for, where that is cheap: on pictures that a plan is not tried on it may have less."""
-
-CHEAP = 0.1
-"""Of the cost, what may stay in float for `EASE`."""
-
-LEAST = 2
-"""Plans that finding one takes at the least: int8 throughout, and one other."""
-
 EVALUATIONS = 24
 """Plans tried at most, where nothing else is said: more than bisecting some thousand units takes."""
 
@@ -60,11 +49,6 @@ class Budget:
     def holds(self, effect: Effect) -> bool:
         lost = 0.0 if self.most_lost is None or effect.miou_drop is None else effect.miou_drop - self.most_lost
         return effect.agreement >= self.at_least and lost <= 0.0
-
-    @property
-    def with_ease(self) -> Budget:
-        """More agreement by `EASE`, or where that is not there to be had, by half of what is left."""
-        return Budget(min(self.at_least + EASE, (self.at_least + 1.0) / 2), self.most_lost)
 
 
 @dataclass(frozen=True)
@@ -112,7 +96,7 @@ def search(
     """
     judge, budget = judge or Judge(module, pictures), Budget(at_least, most_lost)
     whole = judge.effect(plan)
-    if budget.with_ease.holds(whole) or evaluations <= 1:
+    if budget.holds(whole) or evaluations <= 1:
         return _throughout(plan, whole, budget, ())
     errors = sensitivities(module, plan, pictures[:1], progress)
     return fewest_float(module, plan, judge, errors, whole, budget, evaluations, tried)
@@ -128,29 +112,25 @@ def fewest_float(
     evaluations: int = EVALUATIONS,
     tried: Callable[[int, int], None] | None = None,
 ) -> Searched:
-    """Of the units in their order the fewest with which the budget holds with ease, if they are cheap; else the fewest
-    with which it holds, which may be none; where it does not hold with the most that are allowed, what keeps most
-    pixels equal of all that was tried.
+    """Of the units in their order the fewest with which the budget holds, which may be none; where it does not with the
+    most that are allowed, what keeps most pixels equal of all that was tried.
 
     ``errors``: of all units; ``whole``: what int8 throughout does, which is one of the ``evaluations``.
     """
-    if budget.with_ease.holds(whole):
+    if budget.holds(whole):
         return _throughout(plan, whole, budget, errors)
     order, total = ranked(module, plan.values, errors), cost(module, module.graph.nodes)
     trials = _Trials(plan, judge, evaluations, tried, {(): (plan, whole)})
-    easy = _cheap(module, order, total) if evaluations > LEAST else []
-    kept = trials.fewest(easy, budget.with_ease)
-    if kept is None and not budget.holds(whole):
-        kept = trials.fewest(order[: largest(len(order))], budget)
-        if kept is None:
-            kept = trials.best
-    chosen, found = trials.plans[tuple(kept or ())]
+    kept = trials.fewest(order[: largest(len(order))], budget)
+    if kept is None:
+        kept = trials.best
+    chosen, found = trials.plans[tuple(kept)]
     beginnings = {k: effect.agreement for k, (_, effect) in trials.plans.items() if list(k) == order[: len(k)]}
     return Searched(
         plan=chosen,
         agreement=found.agreement,
         int8=whole.agreement,
-        kept=tuple(kept or ()),
+        kept=tuple(kept),
         cost=cost(module, chosen.floats) / total,
         errors=tuple(errors),
         tried={len(units): beginnings[units] for units in sorted(beginnings, key=len)},
@@ -163,12 +143,6 @@ def fewest_float(
 def _throughout(plan: Plan, whole: Effect, budget: Budget, errors: Sequence[Sensitivity]) -> Searched:
     share = whole.agreement
     return Searched(plan, share, share, (), 0.0, tuple(errors), {0: share}, whole.miou_drop, budget.holds(whole))
-
-
-def _cheap(module: GraphModule, order: Sequence[Sensitivity], total: float) -> list[Sensitivity]:
-    """The first units that together cost no more than `CHEAP`, and are no more than may stay in float."""
-    costs = itertools.accumulate(cost(module, item.unit) for item in order[: largest(len(order))])
-    return list(order[: sum(1 for spent in costs if spent <= CHEAP * total)])
 
 
 @dataclass
@@ -207,7 +181,7 @@ class _Trials:
 
     def _beginning(self, order: Sequence[Sensitivity], budget: Budget) -> list[Sensitivity] | None:
         """The shortest beginning that was found to hold the budget."""
-        if not order or not self._holds(order, budget):
+        if not self._holds(order, budget):
             return None
         least, most = 0, len(order)
         while most - least > 1 and self.done < self.evaluations:

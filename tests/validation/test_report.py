@@ -331,6 +331,8 @@ def test_an_int8_plan_is_told_whole(make):
         ranges="mse",
         ranges_tried={"mse": 0.99, "min-max": 0.98},
         probes=4,
+        novelty=1.5,
+        sought=0.987,
         int8=0.97,
         agreement=0.99,
         miou_drop=NotRun("no labels"),
@@ -350,5 +352,7 @@ def test_an_int8_plan_is_told_whole(make):
         {"name": "encoder.conv", "operator": "conv2d", "error_share": 0.5, "cost_share": 0.1}
     ]
     assert told["plan"]["equalization"]["agreement_without"] == 0.96
+    assert told["plan"]["budget"]["min_agreement"] == 0.987
+    assert told["plan"]["novelty"] == 1.5
     assert told["warnings"] == ["encoder.conv is 0 throughout."]
     assert make()["quantization"]["plan"] == {"not_run": "this precision needs no int8 plan"}

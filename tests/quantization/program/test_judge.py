@@ -64,6 +64,25 @@ def test_probes_and_their_labels_are_mirrored_alike(rewritten: Any, pictures: An
     assert effect.miou_drop > 1.0
 
 
+def test_the_harder_the_mirrored_pictures_are_the_more_is_sought_on_them(rewritten: Any, pictures: Any) -> None:
+    module = rewritten()
+    found = calibrated(module, pictures, ALL_INT8)
+    shape = next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"].shape
+    as_they_are = Judge(module, [tensor_of(picture, shape) for picture in pictures()]).effect(found.plan).agreement
+    changed = 1.0 - found.judge.effect(found.plan).agreement
+    assert found.novelty == pytest.approx(min(max(changed / (1.0 - as_they_are), 1.0), 2.0))
+    assert found.sought(0.98) == pytest.approx(1.0 - 0.02 / found.novelty)
+    assert replace(found, novelty=1.0).sought(0.98) == pytest.approx(0.98)
+    assert replace(found, novelty=2.0).sought(0.98) == pytest.approx(0.99)
+
+
+def test_pictures_that_are_their_own_mirror_images_are_no_news(rewritten: Any, pictures: Any) -> None:
+    def symmetric() -> Any:
+        return (np.maximum(picture, picture[:, ::-1]) for picture in pictures())
+
+    assert calibrated(rewritten(), symmetric, ALL_INT8).novelty == 1.0
+
+
 def test_without_labels_the_limit_of_miou_is_a_gate_alone_and_the_words_say_so(rewritten: Any, pictures: Any) -> None:
     planned = plan_program(rewritten(), pictures, replace(ALL_INT8, max_miou_drop=0.5))
     assert "no labels (--calibration-labels), so that the limit of mIoU is a gate alone" in planned.words

@@ -200,7 +200,7 @@ def test_the_recipe_is_said_with_what_was_found(rewritten: Any, pictures: Any) -
     assert "ranges by min-max" in planned.words
     assert "kept in float" in planned.words
     assert planned.kept_float
-    assert planned.images == 4
+    assert planned.calibrated.images == 4
 
 
 @pytest.mark.parametrize("value", [0, 255])

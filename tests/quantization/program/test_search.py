@@ -13,7 +13,7 @@ from mobileseg.quantization.program import plan_program
 from mobileseg.quantization.program.judge import Effect
 from mobileseg.quantization.program.plan import Plan, plan_for
 from mobileseg.quantization.program.planned import CANDIDATES
-from mobileseg.quantization.program.search import EASE, Budget, fewest_float
+from mobileseg.quantization.program.search import Budget, fewest_float
 from mobileseg.quantization.program.sensitivity import Sensitivity
 from mobileseg.quantization.program.values import Values
 from mobileseg.types import INT8
@@ -108,16 +108,6 @@ def test_a_unit_that_brings_more_than_is_lacking_makes_others_needless() -> None
 def test_without_such_a_unit_the_first_that_suffice_are_kept() -> None:
     gains = [0.0] * 8 + [0.1] * 4
     assert found_by(gains, 0.65)[0] == ["sin_10", "sin_11"]
-
-
-def test_where_it_is_cheap_the_budget_is_held_with_ease() -> None:
-    """One unit of twelve is a twelfth of the cost, two are more than a tenth."""
-    gains = [0.0] * 8 + [0.1, 0.1, 0.1, 0.001]
-    assert found_by([0.0] * 11 + [1.1 * EASE], 0.5)[0] == ["sin_11"]
-    assert found_by([0.0] * 11 + [0.9 * EASE], 0.5)[0] == []
-    assert found_by([0.0] * 10 + [0.6 * EASE, 0.6 * EASE], 0.5)[0] == []
-    assert found_by(gains, 0.5)[0] == []
-    assert found_by(gains, 0.5005)[0] == ["sin_11"]
 
 
 def test_all_plans_count_among_the_evaluations() -> None:
