@@ -118,10 +118,11 @@ def only_read_rounded(trace: Trace) -> frozenset[str]:
 
 def _is_rounding(trace: Trace, key: str, step: Step) -> bool:
     """Whether the step gives the value on a scale's steps, which it is not on itself."""
-    if trace.specs[key].scale is not None or step.inputs != (key,) or len(step.outputs) != 1:
+    own = trace.specs.get(key)
+    if own is None or own.scale is not None or step.inputs != (key,) or len(step.outputs) != 1:
         return False
     given = trace.specs.get(step.outputs[0])
-    return given is not None and given.scale is not None and given.shape == trace.specs[key].shape
+    return given is not None and given.scale is not None and given.shape == own.shape
 
 
 def positions(count: int) -> NDArray[np.int64]:

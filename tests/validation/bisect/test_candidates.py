@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_a_value_that_only_its_rounding_reads_is_that() -> None:
 )
 def test_others_stay(steps: tuple[str, tuple[tuple[str, tuple[str, ...], str], ...]]) -> None:
     assert only_read_rounded(trace(*steps[1])) == frozenset()
+
+
+def test_a_value_that_cannot_be_looked_at_stays() -> None:
+    found = trace(("PRELU", ("x",), "a"), ("CONVERT", ("a",), "qa"), ("SUM", ("qa",), "y"))
+    hidden = replace(found, specs={name: spec for name, spec in found.specs.items() if name != "a"})
+    assert only_read_rounded(hidden) == frozenset()
 
 
 def test_a_result_of_the_file_stays() -> None:
