@@ -41,7 +41,7 @@ DEVICES = {"qemu-arm64": "mobileseg.validation.devices.qemu_arm64"}
 QUANTIZERS = {
     ("tflite", "int8"): Recipe("fp32", True, "mobileseg.quantization.tflite:quantize_file"),
     ("tflite", "w8a16"): Recipe("fp32", False, "mobileseg.quantization.tflite:quantize_observed", observed=True),
-    ("onnx", "int8"): Recipe("fp32", True, None),
+    ("onnx", "int8"): Recipe("int8", True, None),
     ("executorch", "int8"): Recipe("fp32", True, None),
     ("executorch", "dynamic"): Recipe(
         "dynamic",

@@ -1,15 +1,23 @@
-"""The conversions of an int8 file, written in as few bytes as they can be: two for each value, they take as much room
-as a small network's weights.
+"""An int8 file written in few bytes.
 
-They and their results get short names (``q14``, ``dq14``) in place of the exporter's, lose the axis that only scales
-per channel have, and no type is kept of their results, which are of the shape of what they read.
+Its conversions, two for each value, take as much room as a small network's weights. They and their results get short
+names (``q14``, ``dq14``) in place of the exporter's, lose the axis that only scales per channel have, and no type is
+kept of their results, which are of the shape of what they read.
+
+The large constants of what computes in float are stored in float16, each behind a Cast, which ONNX Runtime computes
+once, when it loads the file.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from mobileseg.halves import in_half, pays_in_half
+
 PREFIXES = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}
+
+HALVED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "Add"})
+"""Operators of which all inputs are numbers to compute with."""
 
 
 def shorten(model: Any) -> None:
@@ -40,3 +48,25 @@ def without_types_of_conversions(model: Any) -> None:
     kept = [value for value in model.graph.value_info if value.name not in results]
     model.graph.ClearField("value_info")
     model.graph.value_info.extend(kept)
+
+
+def halve_constants(model: Any) -> None:
+    """In place. Large float constants that only operators of `HALVED` read become float16."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    readers: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    casts = []
+    for held in graph.initializer:
+        if held.data_type != TensorProto.FLOAT or not readers.get(held.name, {""}) <= HALVED:
+            continue
+        values, name = numpy_helper.to_array(held), held.name
+        if pays_in_half(values):
+            held.CopyFrom(numpy_helper.from_array(in_half(values), f"{name}/half"))
+            casts.append(helper.make_node("Cast", [held.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)

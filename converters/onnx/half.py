@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobileseg.errors import RewriteError
+from mobileseg.halves import fits_half, in_half
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +44,6 @@ _COMPARISON = frozenset(
 )
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _AFFINE = frozenset({"Mul", "Add", "Sub", "Div"})
-_SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
 
 def to_half(model: Any, float32_share: float = 0.0) -> Any:
@@ -54,18 +54,6 @@ def to_half(model: Any, float32_share: float = 0.0) -> Any:
     converted = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     _Conversion(converted.graph, float32_share).run()
     return converted
-
-
-def fits_half(values: NDArray[np.float32]) -> bool:
-    """Whether rounding to float16 keeps finite numbers finite and the tensor's largest number normal."""
-    finite = np.abs(values[np.isfinite(values)])
-    largest = float(finite.max(initial=0.0))
-    return largest == 0.0 or (largest >= _SMALLEST_NORMAL and bool(np.isfinite(_rounded(finite)).all()))
-
-
-def _rounded(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    with np.errstate(over="ignore", under="ignore"):
-        return values.astype(np.float16)
 
 
 class _Conversion:
@@ -157,7 +145,7 @@ class _Conversion:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i == self.float32:
                 attribute.i = self.float16
             elif attribute.HasField("t") and attribute.t.data_type == self.float32:
-                attribute.t.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(attribute.t))))
+                attribute.t.CopyFrom(numpy_helper.from_array(in_half(numpy_helper.to_array(attribute.t))))
         self.nodes.append(node)
         for position, name in enumerate(node.output):
             if name not in self.floats:
@@ -181,7 +169,7 @@ class _Conversion:
         if name in self.constants:
             half = dtype == self.float16
             new = f"{name}_fp16" if half else name
-            self.initializers[new] = _rounded(self.constants[name]) if half else self.constants[name]
+            self.initializers[new] = in_half(self.constants[name]) if half else self.constants[name]
             return new
         if (name in self.halves) == (dtype == self.float16):
             return name

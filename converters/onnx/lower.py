@@ -64,6 +64,8 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
         )
     if lowering.precision == "fp16":
         model = half.to_half(model, lowering.float32_share)
+    if lowering.precision == "int8":
+        compact.halve_constants(model)
     _finish(model, opset, lowering.metadata)
     compact.shorten(model)
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)

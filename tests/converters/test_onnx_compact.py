@@ -74,3 +74,52 @@ def test_only_scales_per_channel_keep_an_axis() -> None:
 
 def test_types_are_kept_of_what_computes() -> None:
     assert {v.name for v in shortened().graph.value_info} == {"f_long_name", "g_long_name"}
+
+
+def computing() -> Any:
+    """x * gains + offsets -> Q -> DQ, and a resizing; of 600 numbers each, those of the conversion and the resizing
+    included."""
+    numbers = np.linspace(-3, 3, 600, dtype=np.float32)
+    constants = {
+        "gains": numbers,
+        "offsets": numbers[::-1].copy(),
+        "large": numbers * 1e6,
+        "few": numbers[:1],
+        "scales": np.abs(numbers) + np.float32(0.01),
+        "both": numbers + 1,
+    }
+    nodes = [
+        helper.make_node("Mul", ["x", "gains"], ["a"]),
+        helper.make_node("Add", ["a", "offsets"], ["b"]),
+        helper.make_node("Mul", ["b", "large"], ["c"]),
+        helper.make_node("Mul", ["c", "few"], ["d"]),
+        helper.make_node("Mul", ["d", "both"], ["e"]),
+        helper.make_node("Max", ["e", "both"], ["f"]),
+        helper.make_node("QuantizeLinear", ["f", "scales"], ["g"], axis=0),
+        helper.make_node("DequantizeLinear", ["g", "scales"], ["result"], axis=0),
+    ]
+    x, result = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [600]) for n in ("x", "result"))
+    held = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "graph", [x], [result], held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_large_constants_to_compute_with_are_float16() -> None:
+    made = computing()
+    compact.halve_constants(made)
+    onnx.checker.check_model(made, full_check=True)
+    types = {i.name: i.data_type for i in made.graph.initializer}
+    assert {name for name, kind in types.items() if kind == TensorProto.FLOAT16} == {"gains/half", "offsets/half"}
+    assert {name for name, kind in types.items() if kind == TensorProto.FLOAT} == {"large", "few", "scales", "both"}
+    ort = pytest.importorskip("onnxruntime")
+    plain = computing()
+    for held in plain.graph.initializer:
+        if held.name in {"gains", "offsets"}:
+            rounded = numpy_helper.to_array(held).astype(np.float16).astype(np.float32)
+            held.CopyFrom(numpy_helper.from_array(rounded, held.name))
+    x = np.random.default_rng(0).normal(size=600).astype(np.float32)
+    found, expected = (
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for m in (made, plain)
+    )
+    np.testing.assert_array_equal(found, expected)
