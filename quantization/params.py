@@ -15,6 +15,10 @@ PICTURE: Range = (0.0, 255.0)
 
 LEAST, GREATEST = -128, 127
 
+LARGEST_BIAS = 2.0**30
+"""Of a bias in steps of its convolution's products, which are 32-bit numbers: half of these are left to the products.
+"""
+
 CONCATENATION_LOSS = 1.5
 """Where a concatenation's range is this much wider, an input on whose scale others rely keeps it and is requantized."""
 

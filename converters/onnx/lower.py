@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mobileseg.converters.onnx import compact, half
+from mobileseg.converters.onnx import compact, float_weights, half
 from mobileseg.errors import MissingExtraError, MobilesegError, OptionError, cannot_convert
 from mobileseg.types import OUTPUT_NAMES
 
@@ -66,6 +66,7 @@ def lower(rewritten: RewrittenProgram, lowering: Lowering, path: Path) -> None:
         model = half.to_half(model, lowering.float32_share)
     if lowering.precision == "int8":
         compact.halve_constants(model)
+        float_weights.keep_weights_float(model)
     _finish(model, opset, lowering.metadata)
     compact.shorten(model)
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from mobileseg.quantization.params import CONCATENATION_LOSS, PICTURE, Params, params_of
-from mobileseg.quantization.program.values import CONCATENATIONS, name_of
+from mobileseg.quantization.params import CONCATENATION_LOSS, GREATEST, LARGEST_BIAS, LEAST, PICTURE, Params, params_of
+from mobileseg.quantization.program.simulate import round_weights
+from mobileseg.quantization.program.values import CONCATENATIONS, CONVOLUTIONS, constant, name_of, weight_axis
 
 if TYPE_CHECKING:
-    from torch.fx import Node
+    from torch.fx import GraphModule, Node
 
     from mobileseg.quantization.program.values import Values
     from mobileseg.quantization.ranges import Range, Statistics
@@ -61,8 +62,10 @@ def ranges_of(
 ) -> dict[Node, Range]:
     """Each rounded value's range, those of values with one scale joined.
 
-    The result's is not cut: its order counts, and what is cut off becomes equal.
+    The result's is not cut: its order counts, and what is cut off becomes equal. What a convolution reads has a scale
+    beside which its biases are 32-bit numbers: next to nothing, times weights, counts for nothing beside such a bias.
     """
+    least = _least_scales(values)
     found: dict[Node, Range] = {}
     for node in values.rounded:
         if node.op == "placeholder":
@@ -70,7 +73,34 @@ def ranges_of(
         elif node in statistics:
             seen = statistics[node]
             found[node] = (seen.low, seen.high) if node in values.outputs else method(seen)
+            if node in least:
+                found[node] = _widened(found[node], least[node])
     return _joined(values, found)
+
+
+def _least_scales(values: Values) -> dict[Node, float]:
+    """Of each value that convolutions read."""
+    found: dict[Node, float] = {}
+    graphs = {node.graph for node in values.rounded}
+    for node in (n for graph in graphs for n in graph.nodes if name_of(n) in CONVOLUTIONS and len(n.args) > 2):
+        module = cast("GraphModule", node.graph.owning_module)
+        weights, bias = constant(module, node.args[1]), constant(module, node.args[2])
+        if weights is None or bias is None:
+            continue
+        scales = round_weights(weights, weight_axis(node))[1].flatten()
+        each = bias.abs() / scales if len(bias) == len(scales) else bias.abs() / scales.min()
+        source = values.root(cast("Node", node.args[0]))
+        found[source] = max(found.get(source, 0.0), float(each.max()) / LARGEST_BIAS)
+    return found
+
+
+def _widened(seen: Range, scale: float) -> Range:
+    """A range of at least this scale."""
+    low, high = min(seen[0], 0.0), max(seen[1], 0.0)
+    needed = scale * (GREATEST - LEAST)
+    if high - low >= needed:
+        return seen
+    return (0.0, needed) if high == low else (low * needed / (high - low), high * needed / (high - low))
 
 
 def _joined(values: Values, ranges: Mapping[Node, Range]) -> dict[Node, Range]:

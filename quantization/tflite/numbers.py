@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileseg.quantization.params import GREATEST, LEAST, Params, params_of
+from mobileseg.quantization.params import GREATEST, LARGEST_BIAS, LEAST, Params, params_of
 from mobileseg.quantization.tflite.operators import FLAG, RULES, Rule
 
 
@@ -65,7 +65,7 @@ _VERSIONS_16 = {
     **{"RESIZE_BILINEAR": 4, "RESIZE_NEAREST_NEIGHBOR": 4},
 }
 
-INT8 = Numbers("INT8", np.int8, "INT32", np.int32, LEAST, GREATEST, RULES, FLAG, 2.0**30, 1, 2)
+INT8 = Numbers("INT8", np.int8, "INT32", np.int32, LEAST, GREATEST, RULES, FLAG, LARGEST_BIAS, 1, 2)
 
 INT16 = Numbers(
     name="INT16",

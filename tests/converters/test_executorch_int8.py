@@ -101,6 +101,25 @@ class Overlapping(nn.Module):
         return cast("Tensor", self.last(up))
 
 
+class Vanishing(nn.Module):
+    """A branch that training has left next to nothing: behind it, a convolution's bias is all that counts, which in
+    steps of so small a product is no 32-bit number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, 2, padding=1)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.beside = nn.Conv2d(3, 8, 3, 2, padding=1)
+        self.last = nn.Conv2d(8, 5, 1)
+        self.first.weight.data *= 1e-13
+        self.first.bias = None
+        self.second.bias = nn.Parameter(torch.linspace(-40.0, 40.0, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(F.leaky_relu(self.first(x), 0.2)) + self.beside(x)
+        return cast("Tensor", self.last(F.leaky_relu(y, 0.2)))
+
+
 class Bare(nn.Module):
     """A pooling and the unpooling by its indices, nothing else."""
 
@@ -205,7 +224,7 @@ FLOATS: dict[type[nn.Module], set[str]] = {
 }
 
 
-@pytest.mark.parametrize("network", [Unpooling, Pyramid, Rows, Bare, Overlapping])
+@pytest.mark.parametrize("network", [Unpooling, Pyramid, Rows, Bare, Overlapping, Vanishing])
 def test_the_file_gives_what_the_simulation_gives(
     made: Callable[[type[nn.Module]], Made], network: type[nn.Module]
 ) -> None:

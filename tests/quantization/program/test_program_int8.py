@@ -247,3 +247,23 @@ def test_errors_say_what_to_do(rewritten: Any, pictures: Any) -> None:
         plan_program(rewritten(), lambda: iter([np.zeros((8, 8, 3), np.uint8)]), INT8)
     with pytest.raises(OptionError, match="percentile"):
         plan_program(rewritten(), pictures, replace(INT8, ranges="percentiles"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_biases_beside_next_to_nothing_are_32_bit_numbers(target: str, rewritten: Any, pictures: Any) -> None:
+    """The scale of what a convolution reads is widened as far as its biases need it, and no other."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Hardtanh(-1e-9, 1e-9), nn.Conv2d(4, 3, 1))
+    network[0].weight.data *= 1e-14
+    network[2].bias.data[:] = torch.tensor([3.0, -1.0, 0.0])
+    plain = plan_program(rewritten(network, target=target), pictures, ALL_INT8).plan
+    last = max(n for n in plain.values.rounded if name_of(n) == "conv2d")
+    source = plain.values.root(last.args[0])
+    weights = np.abs(network[2].weight.detach().numpy()).max(axis=(1, 2, 3)) / 127
+    assert plain.scales[source].scale == pytest.approx(float((np.abs([3, -1, 0]) / weights).max()) / 2**30, rel=1e-5)
+    ordinary = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Hardtanh(-1e9, 1e9), nn.Conv2d(4, 3, 1))
+    module = rewritten(ordinary, target=target)
+    planned = plan_program(module, pictures, replace(ALL_INT8, ranges="min-max")).plan
+    first = min(n for n in planned.values.rounded if name_of(n) == "conv2d")
+    seen = [values_on(lambda w, see: Observer(module, w, see), [first], p)[first] for p in inputs(module, pictures)]
+    low, high = min(float(v.min()) for v in seen), max(float(v.max()) for v in seen)
+    assert planned.ranges[planned.values.root(first)] == pytest.approx((low, high), rel=1e-5)
