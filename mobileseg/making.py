@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileseg import outputs, registry
 from mobileseg.errors import MobilesegError, RewriteError, UnavailableError, UsageError
+from mobileseg.probing import probed
 from mobileseg.quick_graphs import quick_graphs
 from mobileseg.types import (
     INT8,
@@ -183,6 +184,8 @@ def _lowered(
         quantized = write(target, rewritten, lowering, task.calibration, task.path, task.recipe, clock.stage)
     with clock.stage(f"Run and compare {target.name}"):
         artifact, parity = _compared(task, reference)
+        if not isinstance(parity, NotRun):
+            quantized = probed(quantized, rewritten, task)
     return Made(artifact, rewritten.rewrites, quantized, parity, clock.seconds)
 
 

@@ -205,8 +205,8 @@ class Int8Findings:
     method taken, ``ranges_tried``: each one's share of equal pixels, 0 to 1 (empty where one was asked for). ``int8``:
     that share for int8 throughout, ``agreement``: of the plan; ``miou_drop``: points that the plan loses. ``held``:
     whether it holds what was sought. ``units``: how many there are; ``kept``: those in float, of which ``cost_share``
-    is the work. ``evaluations``: plans tried. ``float_operators``: of the file. ``warnings``: about activations and
-    pictures, each one a sentence.
+    is the work. ``evaluations``: plans tried. ``float_operators``: of the file. ``file_agreement``: the share that the
+    file itself keeps equal on the probes. ``warnings``: about activations, pictures and the file, each one a sentence.
     """
 
     recipe: Int8Recipe
@@ -224,6 +224,7 @@ class Int8Findings:
     kept: tuple[KeptUnit, ...]
     cost_share: float
     float_operators: int | NotRun
+    file_agreement: float | NotRun
     equalization: Equalization | NotRun
     warnings: tuple[str, ...] = ()
 

@@ -26,6 +26,7 @@ def plan_record(found: Int8Findings) -> dict[str, Any]:
         "novelty": found.novelty,
         "agreement_int8": found.int8,
         "agreement": found.agreement,
+        "agreement_of_file": number(found.file_agreement),
         "miou_drop": number(found.miou_drop),
         "equalization": not_run(equalization)
         if isinstance(equalization, NotRun)

@@ -8,9 +8,21 @@ from mobileseg.quantization.program.planned import (
     Sort,
     equalize_channels,
     equalized,
+    exact_classes,
     int8_agreement,
     plan_program,
+    probes_of,
     same,
 )
 
-__all__ = ["Planned", "Sort", "equalize_channels", "equalized", "int8_agreement", "plan_program", "same"]
+__all__ = [
+    "Planned",
+    "Sort",
+    "equalize_channels",
+    "equalized",
+    "exact_classes",
+    "int8_agreement",
+    "plan_program",
+    "probes_of",
+    "same",
+]

@@ -18,7 +18,7 @@ from mobileseg.quantization.program.judge import Judge
 from mobileseg.quantization.program.names import head_of, layers_of, named
 from mobileseg.quantization.program.plan import plan_for, ranges_of
 from mobileseg.quantization.program.search import cost, search
-from mobileseg.quantization.program.simulate import Observer, observe
+from mobileseg.quantization.program.simulate import Observer, classes, first_result, observe
 from mobileseg.quantization.program.values import is_float, name_of, units_of, values_of
 from mobileseg.quantization.program.watch import Watch
 from mobileseg.quantization.ranges import range_method
@@ -131,6 +131,7 @@ class Planned:
             kept=self.kept,
             cost_share=found.cost,
             float_operators=NotRun("the runtime chooses what it computes in float beside what is kept"),
+            file_agreement=NotRun("the file was not run on the probes"),
             equalization=NotRun("it was not asked for"),
             warnings=self.calibrated.warnings,
         )
@@ -266,7 +267,7 @@ def _watched(watch: Watch, picture: NDArray[np.uint8], shape: Sequence[int], num
 
 def _judge(module: GraphModule, pictures: Pictures, recipe: Int8Recipe, about: About) -> Judge:
     """Of the first pictures, mirrored, and their labels where there are any."""
-    probes = [tensor_of(_mirrored(picture), _shape(module)) for picture in itertools.islice(pictures(), recipe.probes)]
+    probes = [tensor_of(picture, _shape(module)) for picture in probes_of(pictures, recipe)]
     if about.labels is None:
         return Judge(module, probes)
     labels = [_mirrored(labels) for labels in itertools.islice(about.labels(), recipe.probes)]
@@ -279,6 +280,11 @@ def _novelty(module: GraphModule, plan: Plan, pictures: Pictures, recipe: Int8Re
     as_they_are = Judge(module, [tensor_of(picture, _shape(module)) for picture in probes])
     known = 1.0 - as_they_are.effect(plan).agreement
     return min(max(changed / known, 1.0), NEWEST) if known > 0.0 else 1.0
+
+
+def probes_of(pictures: Pictures, recipe: Int8Recipe) -> Iterator[NDArray[np.uint8]]:
+    """The pictures that plans are simulated on, (H, W, 3) uint8."""
+    return (_mirrored(picture) for picture in itertools.islice(pictures(), recipe.probes))
 
 
 def _mirrored(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -313,6 +319,13 @@ def equalize_channels(program: ExportedProgram, pictures: Pictures, recipe: Int8
     shape = program.example_inputs[0][0].shape
     few = itertools.islice(pictures(), recipe.probes)
     return equalize(program, (tensor_of(picture, shape, n) for n, picture in enumerate(few, 1)))
+
+
+def exact_classes(module: GraphModule, picture: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The (N, H', W') class map of the program in float; ``picture``: (H, W, 3) uint8, the same for a whole batch."""
+    with torch.no_grad():
+        result = first_result(module(tensor_of(picture, _shape(module))))
+    return np.asarray(classes(result).numpy(), np.int64)
 
 
 def int8_agreement(

@@ -342,6 +342,7 @@ def test_an_int8_plan_is_told_whole(make):
         kept=(unit,),
         cost_share=0.1,
         float_operators=2,
+        file_agreement=0.98,
         equalization=Equalization(12, 1.5, 0.96),
         warnings=("encoder.conv is 0 throughout.",),
     )
