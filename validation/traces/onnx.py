@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mobileseg.errors import MissingExtraError
 from mobileseg.types import TensorSpec
 from mobileseg.validation.traces.base import Kept, Step, Trace, fed, on_steps
@@ -88,12 +90,16 @@ def _without_integers(
         if source is None or len(source.outputs) != 1 or not {*node.input[1:]} <= constants.keys():
             continue
         spec = _spec(step.outputs[0], values[step.outputs[0]])
-        scale, *zero = (constants[key] for key in node.input[1:])
+        scale, *zero = (np.unique(constants[key]) for key in node.input[1:])
+        if scale.size > 1 or any(z.size > 1 for z in zero):
+            continue
         integer = values[step.inputs[0]].dtype
-        widened[spec.name] = on_steps(spec, integer, float(scale), int(zero[0]) if zero else 0)
+        widened[spec.name] = on_steps(spec, integer, float(scale[0]), int(zero[0][0]) if zero else 0)
         gone.add(narrow.index)
         if readers[source.outputs[0]] == 1:
             gone.add(step.index)
-            replaced[source.index] = replace(source, outputs=step.outputs)
+            # An integer may be widened twice: for readers that are to see one scale, and one for each channel.
+            known = replaced[source.index].outputs if source.index in replaced else ()
+            replaced[source.index] = replace(source, outputs=(*known, *step.outputs))
     left = (replaced.get(step.index, step) for step in steps if step.index not in gone)
     return tuple(left), widened
