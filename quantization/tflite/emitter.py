@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mobileseg.halves import in_half, pays_in_half
-from mobileseg.quantization.params import Params
+from mobileseg.quantization.params import PICTURE, Params
 from mobileseg.quantization.tflite.numbers import INT8, Numbers
 from mobileseg.quantization.tflite.operators import FLOAT_AT_THE_END, Weights
 from mobileseg.quantization.tflite.scales import assign, quantize_weights
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mobileseg.quantization.tflite.unpooling import Unpooling
 
 DType = Literal["float32", "int8", "uint8"]
+
+MOVES = frozenset({"PAD", "RESHAPE", "SLICE", "STRIDED_SLICE", "TRANSPOSE", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE"})
+"""Operators that compute nothing."""
 
 UNSIGNED = 128
 """What is added to an int8 zero point for the same numbers as uint8."""
@@ -64,6 +67,7 @@ class Emitter:
         in_chain = set(self.unpooling.ceilings) | self.unpooling.skipped
         int8 = [o for o in graph.operators if id(o) in in_chain or _is_quantizable(graph, o, ranges, numbers)]
         self.quantized = {id(o) for o in int8 if not self._is_last_in_float(o)} - kept
+        self.quantized -= self._moved_in_float() - in_chain
         chosen = [o for o in graph.operators if id(o) in self.quantized]
         self.params = assign(graph, ranges, chosen, self.unpooling, numbers)
         self.operators: list[Any] = []
@@ -90,6 +94,25 @@ class Emitter:
             self._write_output(tensor)
         self.graph.subgraph.operators = self.operators
 
+    def _moved_in_float(self) -> set[int]:
+        """Operators that move what is there in float, for operators in float alone: the picture's padding in front of
+        such a convolution, which takes it in, is not worth a QUANTIZE and a DEQUANTIZE."""
+        graph, found = self.graph, set[int]()
+        readers: dict[int, list[Any]] = {}
+        for operator in graph.operators:
+            for tensor in {int(i) for i in operator.inputs}:
+                readers.setdefault(tensor, []).append(operator)
+        there = {i for i in graph.inputs if graph.is_float(i) and self.input_dtype == "float32"}
+        for operator in graph.operators:
+            left = self.quantized - found
+            if id(operator) in left and graph.kind(operator) in MOVES and int(operator.inputs[0]) in there:
+                result = int(operator.outputs[0])
+                if result not in graph.outputs and not any(id(reader) in left for reader in readers.get(result, ())):
+                    found.add(id(operator))
+            if id(operator) not in left or id(operator) in found:
+                there.update(int(i) for i in operator.outputs if graph.is_float(int(i)))
+        return found
+
     # Ends
 
     def _is_last_in_float(self, operator: Any) -> bool:
@@ -100,10 +123,11 @@ class Emitter:
     def _read_input(self, tensor: int) -> None:
         if not self.graph.is_float(tensor):
             return
-        if self.input_dtype == "float32" or tensor not in self.params:
+        if self.input_dtype == "float32":
             self.in_float[tensor] = tensor
             return
-        params = self.params[tensor]
+        # One that float operators alone read has none.
+        params = self.params.get(tensor, self.numbers.params(*PICTURE))
         if self.input_dtype == "int8":
             self.graph.set_type(tensor, "INT8", params)
             self.in_integers[tensor, params] = tensor

@@ -1,4 +1,4 @@
-"""Of what an int8 file computes in float, large constants lie in it in float16."""
+"""Of what an int8 file computes in float, large constants lie in it in float16, and what it reads is not made int8."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Pictures = Sequence[NDArray[np.uint8]]
 RESOLVERS = (OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
 
 
-def with_convolutions_in_float(float_model: bytes, pictures: Pictures) -> bytes:
+def with_convolutions_in_float(float_model: bytes, pictures: Pictures, input_dtype: Any = "float32") -> bytes:
     graph = Graph(float_model)
     statistics, _ = observe(float_model, pictures)
     ranges = {i: (s.low, s.high) for i, s in statistics.items()}
     floats = frozenset(int(o.outputs[0]) for o in graph.operators if graph.kind(o) == "CONV_2D")
-    emitter.Emitter(graph, ranges, "float32", "float32", floats).run()
+    emitter.Emitter(graph, ranges, input_dtype, "float32", floats).run()
     return graph.to_bytes()
 
 
@@ -53,7 +53,9 @@ def halves(content: bytes) -> list[Any]:
 def run(content: bytes, picture: NDArray[np.uint8], resolver: Any) -> NDArray[np.float32]:
     interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], picture[None].astype(np.float32))
+    fed = interpreter.get_input_details()[0]
+    given = picture[None].astype(np.float32) if fed["dtype"] == np.float32 else picture[None].astype(np.int64) - 128
+    interpreter.set_tensor(fed["index"], given.astype(fed["dtype"]))
     interpreter.invoke()
     result: NDArray[np.float32] = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     return result
@@ -87,3 +89,30 @@ def test_a_file_wholly_in_int8_has_none(unpooling_model: bytes, pictures: Pictur
     from mobileseg.quantization.tflite import quantize_static
 
     assert halves(quantize_static(unpooling_model, pictures).content) == []
+
+
+def way_to(content: bytes, kind: str) -> list[str]:
+    """The kinds of the operators from the input to the first one of a kind."""
+    graph, found = Graph(content), []
+    producers = graph.producers()
+    operator = next(o for o in graph.operators if graph.kind(o) == kind)
+    while int(operator.inputs[0]) in producers:
+        operator = producers[int(operator.inputs[0])]
+        found.insert(0, graph.kind(operator))
+    return found
+
+
+def test_the_padding_of_a_float_convolution_is_in_float(
+    unpooling_model: bytes, branches_model: bytes, pictures: Pictures
+) -> None:
+    for model in (unpooling_model, branches_model):
+        way = way_to(with_convolutions_in_float(model, pictures), "CONV_2D")
+        assert way == way_to(model, "CONV_2D")
+        assert "QUANTIZE" not in way
+
+
+def test_what_is_there_in_int8_alone_is_moved_in_int8(unpooling_model: bytes, pictures: Pictures) -> None:
+    content = with_convolutions_in_float(unpooling_model, pictures, "int8")
+    way = way_to(content, "CONV_2D")
+    assert way[-1] == "DEQUANTIZE"
+    assert run(content, pictures[0], RESOLVERS[0]).shape[0] == 1
