@@ -47,3 +47,7 @@ def watched() -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if interruption.received is not None:
+            # CPython remembers that a KeyboardInterrupt left a text that was run, as torch runs what it generates, and
+            # then ends `python -m` by SIGINT whatever the program returns. Running another text makes it forget.
+            exec("")

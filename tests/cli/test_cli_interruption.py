@@ -104,6 +104,23 @@ def test_a_real_signal(
     assert not list(Path(environment["TMPDIR"]).glob("mobileseg-*"))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_generated_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from mobileseg.interruption import watched
+with watched() as interruption:
+    try:
+        exec("import signal; signal.raise_signal({int(number)})")
+    except KeyboardInterrupt:
+        pass
+sys.exit(interruption.exit_code)
+"""
+    (tmp_path / "generated.py").write_text(program)
+    ended = subprocess.run([sys.executable, "-m", "generated"], cwd=tmp_path, timeout=60, check=False)
+    assert ended.returncode == code
+
+
 def test_a_real_signal_while_several_targets_are_made(
     checkpoint: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
